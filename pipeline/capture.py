@@ -1,0 +1,218 @@
+"""Capture: an nn.Module with example inputs, or a trusted .pt2 file, becomes a Program."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import sysconfig
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from edgewright.errors import CaptureError, CheckpointError
+from edgewright.pipeline.program import Program, TensorSpec, flat_module
+from torch import Tensor, nn
+
+ExampleInputs = Sequence[Any] | Mapping[str, Any]
+
+
+def capture(
+    model: nn.Module | str | Path, example_inputs: ExampleInputs = (), *, trust_input: str | None = None
+) -> Program:
+    """Trace a model to a flat ATen graph.
+
+    Args:
+        model: a module (it is put into evaluation mode), a Hugging Face folder, or a .pt2 file.
+        example_inputs: a tuple (positional) or a dict (by argument name) of tensors; values may be nested tuples,
+            lists or dicts. A .pt2 file needs none.
+        trust_input: SHA-256 of the .pt2 file. Loading one can execute code, so it is refused without.
+    Raises:
+        CaptureError: what cannot be captured, with the user's own source line and a way out.
+        CheckpointError: weights with NaN or infinity, all by name.
+    """
+    if isinstance(model, str | Path):
+        path = Path(model)
+        if path.suffix == ".pt2":
+            return _program_of(_load_pt2(path, trust_input), ())
+        from edgewright.pipeline.huggingface import load_folder
+
+        model = load_folder(path)
+    model.eval()
+    refuse_nonfinite_weights(model)
+    args, kwargs = _arguments(example_inputs)
+    _register_dataclass_output(model, args, kwargs)
+    exported = _export(model, args, kwargs)
+    return _program_of(exported, _input_names(model, args, kwargs))
+
+
+def refuse_nonfinite_weights(model: nn.Module) -> None:
+    """No converter refuses NaN or infinite weights, so we do, all by name with the first index."""
+    faults = []
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            # A buffer filled with -inf above the diagonal is a mask, not a broken weight.
+            if name in dict(model.named_buffers()) and not bool(torch.isnan(tensor).any()) and "running" not in name:
+                continue
+            bad = (~torch.isfinite(tensor)).nonzero()
+            faults.append(f"{name} has {len(bad)} (first at {bad[0].tolist()})")
+    if faults:
+        raise CheckpointError(
+            "the model has weights that are NaN or infinite",
+            got="; ".join(faults),
+            expected="finite weights",
+            do="find the training step that broke them, or load an earlier checkpoint",
+        )
+
+
+def _arguments(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    return tuple(example_inputs), {}
+
+
+def _register_dataclass_output(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let torch.export see into a returned dataclass: it has to know the type beforehand."""
+    with torch.no_grad():
+        try:
+            result = model(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  (the user's forward can raise anything)
+            raise CaptureError(
+                "the model does not run on its example inputs",
+                got=f"{type(error).__name__}: {error}".strip().split("\n")[0],
+                where=_user_line(error, model),
+                do="check the names, shapes and dtypes of the example inputs against forward()",
+            ) from error
+    kind = type(result)
+    if dataclasses.is_dataclass(result) and kind not in pytree.SUPPORTED_NODES:
+        torch.export.register_dataclass(kind)
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(model, args, kwargs, strict=False)
+            return exported.run_decompositions({})  # functional: no in-place operation is left
+    except Exception as error:  # noqa: BLE001  (tracing runs the user's forward)
+        raise CaptureError(
+            "the model cannot be captured as one graph",
+            got=_first_line(error),
+            where=_user_line(error, model),
+            do=_way_out(error),
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).split("\n") if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _way_out(error: BaseException) -> str:
+    text = f"{type(error).__name__} {error}"
+    if any(mark in text for mark in ("DataDependent", "data-dependent", "unbacked", "GuardOnDataDependent")):
+        return (
+            "the branch or shape depends on values of a tensor: replace `if` by torch.where or torch.cond, "
+            "and .item() by tensor arithmetic, or move that part out of the exported model"
+        )
+    return "run torch.export.export(model, example_inputs) alone and rewrite the named line with traceable operations"
+
+
+def _user_line(error: BaseException, model: nn.Module) -> str | None:
+    """The innermost frame of the traceback that is the user's own code, as `file:line, in function: source`."""
+    library = sysconfig.get_paths()["purelib"], sysconfig.get_paths()["stdlib"]
+    ours = str(Path(__file__).resolve().parent)
+    mine = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((*library, "<")) and not str(Path(frame.filename).resolve()).startswith(ours)
+    ]
+    if not mine:
+        return inspect.getsourcefile(type(model))
+    return f"{mine[-1].filename}:{mine[-1].lineno}, in {mine[-1].name}: {mine[-1].line}"
+
+
+def _load_pt2(path: Path, trust_input: str | None) -> torch.export.ExportedProgram:
+    if not path.is_file():
+        raise CaptureError("the model file does not exist", got=path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if trust_input is None or trust_input.removeprefix("sha256:").lower() != digest:
+        raise CaptureError(
+            f"refused: {path.name} is a .pt2 file, and loading one can execute code that it carries",
+            got="no trusted digest" if trust_input is None else f"--trust-input {trust_input}",
+            expected=f"sha256:{digest}",
+            where=path,
+            do=f"if you know where the file comes from, allow exactly it with --trust-input sha256:{digest}; "
+            "otherwise pass a callable that builds the model and a safetensors checkpoint",
+        )
+    try:
+        return torch.export.load(path).run_decompositions({})
+    except Exception as error:  # noqa: BLE001  (a damaged archive fails in many ways)
+        raise CaptureError("the .pt2 file cannot be loaded", got=_first_line(error), where=path) from error
+
+
+def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+    """One name a tensor, in the order of the graph's placeholders: forward's argument, then keys of nested values."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    named: list[tuple[str, Any]] = []
+    for index, value in enumerate(args):
+        parameter = parameters[min(index, len(parameters) - 1)]
+        starred = parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        named.append((f"{parameter.name}_{index}" if starred else parameter.name, value))
+    named += kwargs.items()
+    names = []
+    for name, value in named:
+        for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+            if isinstance(leaf, Tensor):
+                names.append("_".join([name, *map(_key, path)]))
+    return tuple(names)
+
+
+def _key(key: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _program_of(exported: torch.export.ExportedProgram, names: tuple[str, ...]) -> Program:
+    example_args, example_kwargs = exported.example_inputs
+    example = tuple(leaf for leaf in pytree.tree_leaves((example_args, example_kwargs)) if isinstance(leaf, Tensor))
+    output_names = _output_names(exported)
+    module = flat_module(exported)
+    placeholders = module.graph.find_nodes(op="placeholder")
+    if names and len(names) == len(placeholders):
+        for node, name in zip(placeholders, names, strict=True):
+            node.target = name
+        module.recompile()
+    inputs = tuple(
+        TensorSpec.of(str(node.target), node.meta["val"]) for node in placeholders
+    )
+    returned = module.graph.output_node().args[0]
+    outputs = tuple(
+        TensorSpec.of(name, node.meta["val"]) for name, node in zip(output_names, returned, strict=True)
+    )
+    program = Program(module, inputs, outputs, example)
+    program.erase_dead()
+    return program
+
+
+def _output_names(exported: torch.export.ExportedProgram) -> list[str]:
+    """Keys of the returned structure, joined; a bare position becomes output_N. Outputs that are None are left out."""
+    arguments = exported.graph_signature.user_outputs
+    spec = exported.call_spec.out_spec
+    structure = pytree.tree_unflatten(list(range(len(arguments))), spec)
+    names = []
+    for path, position in pytree.tree_flatten_with_path(structure)[0]:
+        if not isinstance(arguments[position], str):
+            continue
+        keys = [_key(key) for key in path]
+        name = "_".join(keys)
+        names.append(f"output_{name or 0}" if not keys or keys[0].isdigit() else name)
+    return names

@@ -1,0 +1,255 @@
+"""Decide which tensors of a graph get 8-bit encodings, and which share one.
+
+The rules, and why:
+
+- Convolutions, linear layers and matrix products are quantized with their inputs and outputs: that is where the
+  multiply-accumulates are, and a runtime needs all three encodings to compute in integers.
+- A *chain* is what convolutions produce: activations, residual adds, concatenations and pooling stay inside, so a
+  convolutional network is quantized whole. Transformers have no chain: their residual streams, norms and softmax stay
+  in float, because int8 adds there cost 20 to 30 dB.
+- Operations that only move values (reshape, transpose, slice, maximum, padding) share their input's encoding, and a
+  concatenation shares one among its inputs and output, so that no runtime has to re-quantize.
+- Integer tensors (indices, masks, positions) are never touched.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from edgewright.pipeline.passes.graph import aten, is_floating, value_of
+from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e.observer import (
+    HistogramObserver,
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+)
+from torchao.quantization.pt2e.quantizer import (
+    FixedQParamsQuantizationSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    Quantizer,
+    SharedQuantizationSpec,
+)
+
+CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv_transpose2d.input})
+LINEAR = aten.linear.default
+PRODUCTS = frozenset({aten.matmul.default, aten.bmm.default, aten.mm.default})
+FUSED_ACTIVATIONS = frozenset({aten.relu.default, aten.hardtanh.default, aten.relu6.default})
+CHAIN_ACTIVATIONS = frozenset(
+    {
+        *FUSED_ACTIVATIONS,
+        aten.hardswish.default,
+        aten.hardsigmoid.default,
+        aten.sigmoid.default,
+        aten.silu.default,
+        aten.leaky_relu.default,
+        aten.tanh.default,
+        aten.mean.dim,
+    }
+)
+ARITHMETIC = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor})
+MOVES = frozenset(
+    {
+        aten.view.default,
+        aten.reshape.default,
+        aten._unsafe_view.default,
+        aten.flatten.using_ints,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.slice.Tensor,
+        aten.select.int,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+        aten.expand.default,
+        aten.max_pool2d.default,
+        aten.avg_pool2d.default,
+        aten.constant_pad_nd.default,
+        aten.pad.default,
+        aten.pixel_shuffle.default,
+        aten.upsample_nearest2d.vec,
+    }
+)
+CONCATENATE = aten.cat.default
+EMBEDDING = aten.embedding.default
+SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
+
+
+def _activation(observer: str) -> QuantizationSpec:
+    kinds = {"histogram": HistogramObserver, "minmax": MinMaxObserver}
+    return QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-128,
+        quant_max=127,
+        qscheme=torch.per_tensor_affine,
+        is_dynamic=False,
+        observer_or_fake_quant_ctr=kinds[observer].with_args(eps=2**-20),
+    )
+
+
+def _weight(axis: int) -> QuantizationSpec:
+    return QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-127,
+        quant_max=127,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=axis,
+        is_dynamic=False,
+        observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=2**-20),
+    )
+
+
+TABLE = QuantizationSpec(
+    dtype=torch.int8,
+    quant_min=-127,
+    quant_max=127,
+    qscheme=torch.per_tensor_symmetric,
+    is_dynamic=False,
+    observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=2**-20),
+)
+# A softmax gives values in [0, 1]: the encoding that every integer runtime has built in for it.
+PROBABILITY = FixedQParamsQuantizationSpec(
+    dtype=torch.int8,
+    scale=1.0 / 256.0,
+    zero_point=-128,
+    quant_min=-128,
+    quant_max=127,
+    qscheme=torch.per_tensor_affine,
+)
+
+
+@dataclass
+class Int8Annotator(Quantizer):
+    """The annotator that PT2E's prepare step calls.
+
+    Args:
+        wanted: which nodes may be quantized; by default all.
+        observer: how activations get their range, "histogram" (least squared error) or "minmax".
+        skipped: filled with (node, reason) for layers that were left in float.
+    """
+
+    wanted: Callable[[Node], bool] = lambda node: True
+    observer: str = "histogram"
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    annotated: int = 0
+
+    def __post_init__(self) -> None:
+        self._quantized: set[Node] = set()
+        self._chain: set[Node] = set()
+
+    def validate(self, model: GraphModule) -> None:
+        """Nothing to check: every annotation is made from a rule above."""
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        for node in model.graph.nodes:
+            if node.op != "call_function" or not is_floating(node) or _annotation(node) or not self.wanted(node):
+                continue
+            if node.target in CONVOLUTIONS or node.target is LINEAR:
+                self._layer(node)
+            elif node.target in PRODUCTS:
+                self._product(node)
+            elif node.target is EMBEDDING:
+                self._embedding(node)
+            elif node.target in MOVES:
+                self._move(node)
+            elif node.target is CONCATENATE:
+                self._concatenate(node)
+            elif node.target in CHAIN_ACTIVATIONS and node.args[0] in self._chain:
+                self._write(node, {node.args[0]: self._activation}, self._activation, chain=True)
+            elif node.target in ARITHMETIC and all(
+                isinstance(arg, Node) and arg in self._chain for arg in node.args[:2]
+            ):
+                self._tail(node, dict.fromkeys(node.args[:2], self._activation), chain=True)
+        return model
+
+    @property
+    def _activation(self) -> QuantizationSpec:
+        return _activation(self.observer)
+
+    def _layer(self, node: Node) -> None:
+        data, weight = node.args[0], node.args[1]
+        if not isinstance(weight, Node) or weight.op != "get_attr":
+            self.skipped.append((node.name, "its weight is computed, not constant"))
+            return
+        axis = 1 if node.target is aten.conv_transpose2d.input else 0
+        if axis == 1 and len(node.args) > 6 and node.args[6] != 1:
+            self.skipped.append((node.name, "grouped transposed convolutions have no per-channel form"))
+            return
+        chain = node.target in CONVOLUTIONS or data in self._chain
+        self._tail(node, {data: self._activation, weight: _weight(axis)}, chain=chain)
+
+    def _product(self, node: Node) -> None:
+        left, right = node.args[0], node.args[1]
+        assert isinstance(left, Node) and isinstance(right, Node), "tensors by schema"
+        specs: dict[Node, QuantizationSpecBase] = {}
+        for side in (left, right):
+            if side.op == "get_attr" and side is right and value_of(side).dim() == 2:
+                specs[side] = _weight(1)
+            else:
+                specs[side] = PROBABILITY if side.target in SOFTMAX else self._activation
+        for side in (left, right):
+            if side.target in SOFTMAX and not _annotation(side):
+                side.meta["quantization_annotation"] = QuantizationAnnotation(output_qspec=PROBABILITY, _annotated=True)
+        self._tail(node, specs, chain=False)
+
+    def _embedding(self, node: Node) -> None:
+        table = node.args[0]
+        if not isinstance(table, Node) or table.op != "get_attr":
+            return
+        self._write(node, {table: TABLE}, None, chain=False)
+
+    def _move(self, node: Node) -> None:
+        source = node.args[0]
+        if source not in self._quantized or not _keeps_values(node):
+            return
+        shared = SharedQuantizationSpec((source, node))
+        self._write(node, {source: self._activation}, shared, chain=source in self._chain)
+
+    def _concatenate(self, node: Node) -> None:
+        parts = node.args[0]
+        assert isinstance(parts, list | tuple), "a list by schema"
+        if not parts or any(part not in self._chain for part in parts):
+            return
+        first = parts[0]
+        shared = SharedQuantizationSpec((first, node))
+        specs: dict[Node, QuantizationSpecBase] = {part: shared for part in parts[1:]}
+        specs[first] = self._activation
+        self._write(node, specs, shared, chain=True)
+
+    def _tail(self, node: Node, inputs: dict[Node, QuantizationSpecBase], *, chain: bool) -> None:
+        """Annotate a node; its output encoding stands behind the activation that a runtime fuses into it."""
+        follower = next(iter(node.users)) if len(node.users) == 1 else None
+        if follower is not None and follower.target in FUSED_ACTIVATIONS:
+            self._write(node, inputs, None, chain=False)
+            self._write(follower, {}, self._activation, chain=chain)
+        else:
+            self._write(node, inputs, self._activation, chain=chain)
+
+    def _write(
+        self, node: Node, inputs: dict[Node, QuantizationSpecBase], output: QuantizationSpecBase | None, *, chain: bool
+    ) -> None:
+        node.meta["quantization_annotation"] = QuantizationAnnotation(
+            input_qspec_map=dict(inputs), output_qspec=output, _annotated=True
+        )
+        self.annotated += 1
+        if output is not None:
+            self._quantized.add(node)
+        if chain:
+            self._chain.add(node)
+
+
+def _annotation(node: Node) -> bool:
+    return "quantization_annotation" in node.meta
+
+
+def _keeps_values(node: Node) -> bool:
+    """True when a node only moves values; padding does when it pads with zeros, which every encoding can express."""
+    if node.target is aten.constant_pad_nd.default:
+        return len(node.args) < 3 or node.args[2] == 0
+    if node.target is aten.pad.default:
+        return len(node.args) < 3 or (node.args[2] == "constant" and (len(node.args) < 4 or not node.args[3]))
+    return node.target is not operator.getitem

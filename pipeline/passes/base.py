@@ -1,0 +1,51 @@
+"""What a pass is, what it may know, and what it must say about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
+
+from edgewright.pipeline.program import Program
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A node that a pass looked at and left alone, with the reason: a refusal is data, never only a log line."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What a pass did: how many places it rewrote, and which it left alone. 0 rewrites means: graph unchanged."""
+
+    rewrites: int
+    skips: tuple[Skip, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that passes may use besides the program.
+
+    Args:
+        batches: calibration data, each a dict of input name to tensor.
+        seed: of everything random.
+    """
+
+    batches: Sequence[Mapping[str, Tensor]] = field(default_factory=tuple)
+    seed: int = 0
+
+
+@runtime_checkable
+class Pass(Protocol):
+    """A frozen dataclass whose fields are its settings. It decides first (a plan: pure data), then edits."""
+
+    name: ClassVar[str]
+    runs_after: ClassVar[tuple[str, ...]]
+
+    def run(self, program: Program, context: Context) -> PassReport:
+        """Edit `program` (a clone that the runner made) and say what was done."""
+        ...

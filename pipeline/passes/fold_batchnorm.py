@@ -1,0 +1,94 @@
+"""Fold batch normalization into the convolution or linear layer before it."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from edgewright.pipeline.passes.base import Context, PassReport, Skip
+from edgewright.pipeline.passes.graph import add_constant, aten
+from edgewright.pipeline.program import Program
+from torch import Tensor
+from torch.fx import Node
+
+NORM = aten._native_batch_norm_legit_no_training.default
+OUTPUT_AXIS = {
+    aten.conv1d.default: 0,
+    aten.conv2d.default: 0,
+    aten.conv3d.default: 0,
+    aten.linear.default: 0,
+    aten.conv_transpose2d.input: 1,
+}
+
+
+@dataclass(frozen=True)
+class FoldBatchnorm:
+    """w' = w * g / sqrt(v + eps), b' = (b - m) * g / sqrt(v + eps) + beta, one factor an output channel.
+
+    Given: conv(x, w, b) -> batch_norm(g, beta, m, v) with no other user of the convolution.
+    Result: conv(x, w', b').
+    Source: Jacob 2018, arXiv:1712.05877, section 3.2.
+    """
+
+    name: ClassVar[str] = "fold-batchnorm"
+    runs_after: ClassVar[tuple[str, ...]] = ()
+
+    def run(self, program: Program, context: Context) -> PassReport:
+        skips = []
+        rewrites = 0
+        for norm in program.graph.find_nodes(op="call_function", target=NORM):
+            reason = _obstacle(norm)
+            if reason:
+                skips.append(Skip(norm.name, reason))
+                continue
+            _fold(program, norm)
+            rewrites += 1
+        return PassReport(rewrites, tuple(skips))
+
+
+def _obstacle(norm: Node) -> str | None:
+    layer = norm.args[0]
+    if not isinstance(layer, Node) or layer.target not in OUTPUT_AXIS:
+        return "no convolution or linear layer before it"
+    if len(layer.users) > 1:
+        return f"{layer.name} has other users"
+    if layer.target is aten.conv_transpose2d.input and len(layer.args) > 6 and layer.args[6] != 1:
+        return f"{layer.name} is a grouped transposed convolution"
+    constants = [arg for arg in (*layer.args[1:3], *norm.args[1:5]) if isinstance(arg, Node)]
+    if any(node.op != "get_attr" for node in constants):
+        return "its weights are computed, not constant"
+    return None
+
+
+def _fold(program: Program, norm: Node) -> None:
+    layer = norm.args[0]
+    assert isinstance(layer, Node), "checked by _obstacle"
+
+    def constant(arg: object, default: Tensor) -> Tensor:
+        return program.tensor(arg) if isinstance(arg, Node) else default
+
+    weight_node = layer.args[1]
+    assert isinstance(weight_node, Node), "checked by _obstacle"
+    weight = program.tensor(weight_node)
+    axis = OUTPUT_AXIS[layer.target]  # type: ignore[index]
+    channels = weight.shape[axis]
+    ones, zeros = torch.ones(channels), torch.zeros(channels)
+    gamma, beta = constant(norm.args[1], ones), constant(norm.args[2], zeros)
+    mean, variance = constant(norm.args[3], zeros), constant(norm.args[4], ones)
+    factor = (gamma.double() / torch.sqrt(variance.double() + float(norm.args[6])))  # type: ignore[arg-type]
+    bias = constant(layer.args[2] if len(layer.args) > 2 else None, zeros)
+    shape = [1] * weight.dim()
+    shape[axis] = channels
+    folded = (weight.double() * factor.reshape(shape)).to(weight.dtype)
+    shifted = ((bias.double() - mean.double()) * factor + beta.double()).to(weight.dtype)
+    name = str(weight_node.target)
+    layer.update_arg(1, add_constant(program, name, folded, layer))
+    new_bias = add_constant(program, name.replace("weight", "bias"), shifted, layer)
+    layer.args = (*layer.args[:2], new_bias, *layer.args[3:])
+    for user in list(norm.users):
+        assert user.target is operator.getitem and user.args[1] == 0, "inference batch norm uses its first result only"
+        user.replace_all_uses_with(layer)
+        program.graph.erase_node(user)
+    program.graph.erase_node(norm)

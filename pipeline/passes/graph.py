@@ -1,0 +1,68 @@
+"""Small edits that many passes share."""
+
+from __future__ import annotations
+
+import torch
+from edgewright.pipeline.program import Program
+from torch import Tensor
+from torch.fx import Node
+
+aten = torch.ops.aten
+
+
+def value_of(node: Node) -> Tensor:
+    """The fake tensor (shape and dtype) that a node produces."""
+    value = node.meta["val"]
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{node.name} produces a {type(value).__name__}, not a tensor")
+    return value
+
+
+def is_floating(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def add_constant(program: Program, name: str, value: Tensor, like: Node) -> Node:
+    """A get_attr node before `like`, reading a new buffer called `name` (made unique)."""
+    unique, count = name.replace(".", "_"), 0
+    while hasattr(program.module, unique):
+        count += 1
+        unique = f"{name.replace('.', '_')}_{count}"
+    program.module.register_buffer(unique, value.detach().contiguous())
+    with program.graph.inserting_before(like):
+        node = program.graph.get_attr(unique)
+    node.meta["val"] = value.detach().to("meta")
+    node.meta["nn_module_stack"] = like.meta.get("nn_module_stack", {})
+    return node
+
+
+def insert_call(program: Program, before: Node, target: object, *args: object, like: Node | None = None) -> Node:
+    """A call_function node before `before`, with the provenance of `like` (or of `before`)."""
+    with program.graph.inserting_before(before):
+        node = program.graph.call_function(target, args)  # type: ignore[arg-type]
+    origin = like or before
+    for key in ("nn_module_stack", "stack_trace", "source_fn_stack"):
+        if key in origin.meta:
+            node.meta[key] = origin.meta[key]
+    # On "meta", since the fake tensors of different tracing modes do not mix.
+    shapes = torch.fx.node.map_arg(args, lambda arg: torch.empty_like(arg.meta["val"], device="meta"))
+    node.meta["val"] = target(*shapes)  # type: ignore[operator]
+    return node
+
+
+def replace(node: Node, new: Node) -> None:
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+
+
+def module_path(node: Node) -> str:
+    """Dotted path of the user's module that the node comes from ("" for the model itself)."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def source_line(node: Node) -> str:
+    """The user's source line of a node, as far as the capture recorded it."""
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").split("\n") if line.strip()]
+    return " ".join(lines[-2:])

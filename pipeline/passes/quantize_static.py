@@ -1,0 +1,116 @@
+"""Static 8-bit quantization of weights and activations through torchao's PT2E flow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+import torch
+from edgewright.errors import CalibrationError, RecipeError
+from edgewright.pipeline.passes.base import Context, PassReport, Skip
+from edgewright.pipeline.passes.graph import add_constant, module_path, replace
+from edgewright.pipeline.program import Program
+from torch.fx import Node
+
+
+@dataclass(frozen=True)
+class QuantizeStatic:
+    """Given: conv(x, w). Result: dequantize(quantize(conv(dequantize(quantize(x)), dequantize(w_int8)))).
+
+    Weights: symmetric, one scale an output channel, stored as int8. Activations: affine, one scale a tensor, from
+    calibration. What is quantized and what shares an encoding: `annotate_int8.py`.
+
+    Args:
+        modules: a pattern over module paths ("vision.*"); other layers stay as they are.
+        observer: "histogram" or "minmax".
+    Raises:
+        CalibrationError: no calibration batches.
+        RecipeError: the pattern matches no module.
+    Source: Jacob 2018, arXiv:1712.05877; Nagel 2021, arXiv:2106.08295.
+    """
+
+    name: ClassVar[str] = "quantize"
+    runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "drop-identities", "decompose-attention")
+    modules: str = "*"
+    observer: str = "histogram"
+
+    def run(self, program: Program, context: Context) -> PassReport:
+        from edgewright.pipeline.passes.annotate_int8 import Int8Annotator
+
+        if not context.batches:
+            raise CalibrationError(
+                "static quantization needs calibration data",
+                got="no batches",
+                do="name a source under [calibration], or pass batches=",
+            )
+        self._check_pattern(program)
+        _separate_shared_weights(program)
+        names = _weight_names(program)
+        annotator = Int8Annotator(wanted=self._wants, observer=self.observer)
+        with _quiet():
+            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+            prepared = prepare_pt2e(program.module, annotator)
+            with torch.no_grad():
+                for batch in context.batches:
+                    prepared(*(batch[spec.name] for spec in program.inputs))
+            converted = convert_pt2e(prepared, fold_quantize=True)
+        program.module = converted
+        _name_weights(program, names)
+        return PassReport(annotator.annotated, tuple(Skip(*skip) for skip in annotator.skipped))
+
+    def _wants(self, node: Node) -> bool:
+        return fnmatchcase(module_path(node), self.modules)
+
+    def _check_pattern(self, program: Program) -> None:
+        if self.modules == "*":
+            return
+        paths = {module_path(node) for node in program.graph.nodes} - {""}
+        if not any(fnmatchcase(path, self.modules) for path in paths):
+            raise RecipeError("the pattern matches no module", got=self.modules, expected=", ".join(sorted(paths)))
+
+
+def _separate_shared_weights(program: Program) -> None:
+    """Give every user of a constant a get_attr node of its own: PT2E observes constants by node."""
+    for node in program.graph.find_nodes(op="get_attr"):
+        for user in list(node.users)[1:]:
+            with program.graph.inserting_before(user):
+                copy = program.graph.get_attr(str(node.target))
+            copy.meta = dict(node.meta)
+            user.replace_input_with(node, copy)
+
+
+def _weight_names(program: Program) -> dict[tuple[str, int], str]:
+    """(layer's node, argument) -> the name of the constant there. Nodes of layers keep their names through PT2E."""
+    return {
+        (node.name, place): str(arg.target)
+        for node in program.graph.nodes
+        if node.op == "call_function"
+        for place, arg in enumerate(node.args)
+        if isinstance(arg, Node) and arg.op == "get_attr"
+    }
+
+
+def _name_weights(program: Program, names: dict[tuple[str, int], str]) -> None:
+    """Give the frozen integers and scales the names of the weights that they came from."""
+    for node in list(program.graph.nodes):
+        for place, arg in enumerate(node.args):
+            if (node.name, place) not in names or not isinstance(arg, Node) or "dequantize" not in arg.name:
+                continue
+            name = names[node.name, place]
+            for part, suffix in zip(arg.args[:3], ("", "_scale", "_zero_point"), strict=True):
+                if isinstance(part, Node) and part.op == "get_attr":
+                    replace(part, add_constant(program, name + suffix, program.tensor(part), part))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """PT2E and its import warn of things that do not concern the user."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

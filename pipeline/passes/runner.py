@@ -1,0 +1,98 @@
+"""Run passes in order on a clone, verify the graph after each, and hold each pass to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from edgewright.errors import EdgewrightError, PassError, RecipeError
+from edgewright.pipeline.passes.base import Context, Pass, PassReport
+from edgewright.pipeline.program import Program, TensorSpec
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A pass that ran, with its report."""
+
+    step: Pass
+    report: PassReport
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a run of passes gave: the new program and every report, in order."""
+
+    program: Program
+    reports: tuple[Ran, ...] = ()
+
+
+def check_order(passes: Sequence[Pass]) -> None:
+    """Raise RecipeError with every pass that stands before one that it must run after."""
+    names = [step.name for step in passes]
+    wrong = [
+        f"{step.name} (place {place + 1}) has to run after {earlier}"
+        for place, step in enumerate(passes)
+        for earlier in step.runs_after
+        if earlier in names[place + 1 :] and earlier not in names[:place]
+    ]
+    if wrong:
+        raise RecipeError(
+            "the passes of the recipe are in an impossible order",
+            got=", ".join(names),
+            expected="; ".join(wrong),
+            do="move the named passes",
+        )
+
+
+def run_passes(
+    program: Program,
+    passes: Sequence[Pass],
+    context: Context | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Compressed:
+    """Apply `passes` to a clone of `program`; the caller's is never touched.
+
+    Raises:
+        RecipeError: the order is impossible (all violations at once).
+        PassError: a pass failed, left an invalid graph, changed the signature, or did not do what it reported.
+    """
+    check_order(passes)
+    context = context or Context()
+    work = program.clone()
+    ran: list[Ran] = []
+    for step in passes:
+        progress(step.name)
+        before = work.graph.python_code("self").src
+        try:
+            report = step.run(work, context)
+            work.erase_dead()
+            _verify(work)
+        except EdgewrightError:
+            raise
+        except Exception as error:
+            done = ", ".join(past.step.name for past in ran) or "none"
+            raise PassError(
+                f"the pass {step.name} failed",
+                got=f"{type(error).__name__}: {error}".split("\n")[0],
+                where=f"{step!r}, after: {done}",
+                do="report it with the model's definition; leave the pass out to go on",
+            ) from error
+        changed = work.graph.python_code("self").src != before
+        if changed and report.rewrites == 0:
+            raise PassError(f"the pass {step.name} said that it rewrote nothing but changed the graph", where=repr(step))
+        ran.append(Ran(step, report))
+    return Compressed(work, tuple(ran))
+
+
+def _verify(program: Program) -> None:
+    """Lint the graph, propagate shapes and dtypes through all of it, and compare the outputs with the signature."""
+    program.graph.lint()
+    with torch.no_grad():
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        results = FakeTensorProp(program.module, mode).propagate(*program.example)
+    found = tuple(TensorSpec.of(spec.name, tensor) for spec, tensor in zip(program.outputs, results, strict=True))
+    if found != program.outputs:
+        raise PassError("a pass changed the outputs", got=found, expected=program.outputs)

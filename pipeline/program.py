@@ -1,0 +1,158 @@
+"""Program: a captured FX graph with named inputs and outputs, the unit that every pass and target works on."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype ("float32", "int64", ...) of one input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @staticmethod
+    def of(name: str, tensor: Tensor) -> TensorSpec:
+        return TensorSpec(name, tuple(int(size) for size in tensor.shape), dtype_name(tensor.dtype))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@dataclass
+class Program:
+    """A model as data: a flat graph of ATen operations that PyTorch itself can run.
+
+    Args:
+        module: its forward takes the inputs as positional tensors and returns a tuple of tensors; weights are its
+            parameters and buffers under the names that they had in the model; no in-place operation is left.
+        inputs: in the order of `module`'s placeholders; the names are those of the model's `forward`.
+        outputs: in the order of the returned tuple; keys of a returned dict, or output_0, output_1, ...
+        example: one tensor an input, of the exported shape.
+    """
+
+    module: GraphModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    example: tuple[Tensor, ...]
+
+    @property
+    def graph(self) -> torch.fx.Graph:
+        return self.module.graph
+
+    def clone(self) -> Program:
+        """A copy whose graph can be edited; the tensors are shared, so passes replace tensors and never write them."""
+        memo = {id(tensor): tensor for tensor in self.tensors().values()}
+        memo |= {id(tensor): tensor for tensor in self.example}
+        return Program(copy.deepcopy(self.module, memo), self.inputs, self.outputs, self.example)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters, buffers and other tensor attributes, by dotted name, each tensor object under all its names."""
+        found: dict[str, Tensor] = {}
+        for prefix, module in self.module.named_modules():
+            holders: Iterable[Mapping[str, object]] = (module._parameters, module._buffers, vars(module))
+            for holder in holders:
+                for name, value in holder.items():
+                    if isinstance(value, Tensor):
+                        found[f"{prefix}.{name}" if prefix else name] = value
+        return found
+
+    def tensor(self, node: Node) -> Tensor:
+        """The constant that a get_attr node reads."""
+        value: object = self.module
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{node.target} is a {type(value).__name__}, not a tensor")
+        return value
+
+    def constants(self) -> Iterator[tuple[Node, Tensor]]:
+        """The get_attr nodes of the graph with what they read, in order."""
+        for node in self.graph.nodes:
+            if node.op == "get_attr":
+                yield node, self.tensor(node)
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Execute the graph: one tensor an input, by name; the outputs by name."""
+        with torch.no_grad():
+            results = self.module(*(inputs[spec.name] for spec in self.inputs))
+        return dict(zip((spec.name for spec in self.outputs), results, strict=True))
+
+    def exported(self) -> torch.export.ExportedProgram:
+        """The same graph as an ExportedProgram, the form that converters take."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(self.module, self.example, strict=False)
+
+    def digest(self) -> str:
+        """SHA-256 over the graph's code, signature and every tensor that it reads."""
+        sha = hashlib.sha256()
+        sha.update(self.graph.python_code("self").src.encode())
+        sha.update(repr((self.inputs, self.outputs)).encode())
+        for node, tensor in self.constants():
+            sha.update(f"{node.target} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            sha.update(tensor_bytes(tensor))
+        return sha.hexdigest()
+
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of the constants that the graph reads, by dtype; a tensor read twice counts once."""
+        sizes: dict[str, int] = {}
+        for tensor in {id(tensor): tensor for _, tensor in self.constants()}.values():
+            name = dtype_name(tensor.dtype)
+            sizes[name] = sizes.get(name, 0) + tensor.numel() * tensor.element_size()
+        return sizes
+
+    def erase_dead(self) -> None:
+        """Drop nodes without users and the tensors that nothing reads any more."""
+        self.graph.eliminate_dead_code()
+        self.module.recompile()
+        used = {str(node.target) for node in self.graph.find_nodes(op="get_attr")}
+        for name in self.tensors():
+            if name not in used:
+                parent, _, leaf = name.rpartition(".")
+                delattr(self.module.get_submodule(parent), leaf)
+        self.module.delete_all_unused_submodules()
+
+    def save(self, path: Path) -> None:
+        """Write the program for another process of ours. (It is trusted there: never a format to ship.)"""
+        torch.export.save(self.exported(), path)
+
+    @staticmethod
+    def load(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Program:
+        """Read what `save` wrote. Only for files that this process's own run made: loading can execute code."""
+        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401  (registers quantized_decomposed)
+
+        exported = torch.export.load(path)
+        return Program(flat_module(exported), inputs, outputs, tuple(exported.example_inputs[0]))
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def flat_module(exported: torch.export.ExportedProgram) -> GraphModule:
+    """The exported graph with its weights as attributes, taking and returning flat tuples of tensors."""
+    module = exported.module(check_guards=False)
+    module.graph.set_codegen(torch.fx.graph.CodeGen())
+    for node in list(module.graph.nodes):
+        if node.op == "placeholder" and not isinstance(node.meta.get("val"), Tensor) and not node.users:
+            module.graph.erase_node(node)
+    output = module.graph.output_node()
+    output.args = (tuple(arg for arg in output.args[0] if isinstance(arg, Node)),)
+    for node in module.graph.nodes:
+        if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            node.target = torch.ops.aten.reshape.default  # a view holds for one memory layout, a reshape for all
+    # A new module: the exported one checks its inputs against the nested signature that we took away.
+    return GraphModule(module, module.graph)

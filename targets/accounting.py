@@ -1,0 +1,80 @@
+"""The arithmetic that every inspector shares: multiply-accumulates, traffic, and activations alive at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from edgewright.targets.base import Inspection, Operation
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a file with the names of the values that it reads and writes."""
+
+    name: str
+    op: str
+    compute: str
+    macs: int
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+def convolution_macs(output_shape: Sequence[int], weight_shape: Sequence[int]) -> int:
+    """An OIHW weight (any number of spatial axes, I already divided by the groups) applied at every output element."""
+    return prod(output_shape) * prod(weight_shape[1:])
+
+
+def transposed_convolution_macs(input_shape: Sequence[int], weight_shape: Sequence[int]) -> int:
+    """An IOHW weight (O already divided by the groups): every input element meets all of its channel's weights."""
+    return prod(input_shape) * prod(weight_shape[1:])
+
+
+def matmul_macs(left_shape: Sequence[int], output_shape: Sequence[int], *, transposed: bool = False) -> int:
+    """[..., m, k] @ [..., k, n]: k for every output element."""
+    return prod(output_shape) * (left_shape[-2] if transposed and len(left_shape) > 1 else left_shape[-1])
+
+
+def account(
+    format: str,
+    steps: Sequence[Step],
+    activation_bytes: Mapping[str, int],
+    constant_bytes: Mapping[str, int],
+    bytes_by_dtype: Mapping[str, int],
+    executed: Sequence[Operation] | None = None,
+) -> Inspection:
+    """Sum up a file.
+
+    Args:
+        activation_bytes: size of each computed value (inputs included), by name; a name without size counts as 0.
+        constant_bytes: size of each constant as stored, by name.
+    """
+    operations = tuple(
+        Operation(
+            step.name,
+            step.op,
+            step.compute,
+            step.macs,
+            sum(constant_bytes.get(name, 0) for name in step.reads),
+            sum(activation_bytes.get(name, 0) for name in (*step.reads, *step.writes)),
+        )
+        for step in steps
+    )
+    peak = peak_activation_bytes(steps, activation_bytes)
+    return Inspection(
+        format, operations, dict(sorted(bytes_by_dtype.items())), None if executed is None else tuple(executed), peak
+    )
+
+
+def peak_activation_bytes(steps: Sequence[Step], sizes: Mapping[str, int]) -> int:
+    """Largest sum of values alive at one step, in the given order; a value lives from its writer to its last reader."""
+    last = {name: place for place, step in enumerate(steps) for name in step.reads}
+    written = {name for step in steps for name in step.writes}
+    alive = {name for name in last if name in sizes and name not in written}
+    peak = 0
+    for place, step in enumerate(steps):
+        alive.update(name for name in step.writes if name in sizes)
+        peak = max(peak, sum(sizes[name] for name in alive))
+        alive = {name for name in alive if last.get(name, len(steps)) > place}
+    return peak

@@ -1,0 +1,69 @@
+"""Program -> ONNX file: torch's exporter, then names, order and bytes made stable."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edgewright.pipeline.program import Program
+
+
+def write_onnx(program: Program, path: Path) -> None:
+    """Write a legalized program as one ONNX file with the program's own input and output names."""
+    import onnx
+    import torch
+
+    with _quiet():
+        exported = torch.onnx.export(program.exported(), dynamo=True, verbose=False)
+    if exported is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    model = exported.model_proto
+    _name_ports(model, [spec.name for spec in program.inputs], [spec.name for spec in program.outputs])
+    _strip_traces(model)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _name_ports(model: Any, inputs: list[str], outputs: list[str]) -> None:
+    """Rename inputs and outputs; an inner value that holds a wanted name makes room for it."""
+    ports = dict(zip((value.name for value in model.graph.input), inputs, strict=True))
+    ports |= dict(zip((value.name for value in model.graph.output), outputs, strict=True))
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    taken |= {value.name for value in model.graph.initializer}
+    names = {name: f"{name}.inner" for name in taken if name in ports.values() and name not in ports}
+    names |= ports
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+
+
+def _strip_traces(model: Any) -> None:
+    """Drop stack traces and module lists: they hold absolute paths, so a moved source folder changed the bytes."""
+    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer,
+                   *model.graph.input, *model.graph.output):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    model.graph.name = "main"
+    model.producer_name, model.producer_version = "edgewright", ""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its steps on stdout, and registration conflicts as warnings of its logger."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

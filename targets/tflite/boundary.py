@@ -1,0 +1,97 @@
+"""Give a converted file the names and dtypes of the program at its outer inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edgewright.pipeline.program import TensorSpec
+
+
+def restore_boundary(content: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bytes:
+    """Edit the first subgraph of a FlatBuffer.
+
+    The converter makes quantized inputs and outputs integer, where the program's are float: a QUANTIZE behind each
+    such input and a DEQUANTIZE before each such output bring the program's dtypes back. Names are the program's.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph, signature = model.subgraphs[0], model.signatureDefs[0]
+    by_name = {entry.name.decode(): entry for entry in signature.inputs}
+    entries = [by_name[spec.name] for spec in inputs]
+    for spec, entry in zip(inputs, entries, strict=True):
+        entry.tensorIndex = _float_input(schema, model, graph, entry.tensorIndex, spec)
+    graph.inputs = [entry.tensorIndex for entry in entries]
+    signature.inputs = entries
+    signature.outputs = _in_order(signature.outputs)
+    for spec, entry in zip(outputs, signature.outputs, strict=True):
+        entry.name = spec.name.encode()
+        entry.tensorIndex = _float_output(schema, model, graph, entry.tensorIndex, spec)
+    graph.outputs = [entry.tensorIndex for entry in signature.outputs]
+    model.description = b"edgewright"
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _in_order(entries: Sequence[Any]) -> list[Any]:
+    """The converter's outputs by position: it calls them output_0, output_1, ..."""
+    by_name = {entry.name.decode(): entry for entry in entries}
+    return [by_name[f"output_{place}"] for place in range(len(entries))]
+
+
+def _float_input(schema: Any, model: Any, graph: Any, index: int, spec: TensorSpec) -> int:
+    tensor = graph.tensors[index]
+    if tensor.type != schema.TensorType.INT8 or spec.dtype != "float32":
+        tensor.name = spec.name.encode()
+        return index
+    outer = _float_tensor(schema, graph, tensor, spec.name)
+    graph.operators.insert(0, _operator(schema, model, schema.BuiltinOperator.QUANTIZE, outer, index))
+    return outer
+
+
+def _float_output(schema: Any, model: Any, graph: Any, index: int, spec: TensorSpec) -> int:
+    tensor = graph.tensors[index]
+    if tensor.type != schema.TensorType.INT8 or spec.dtype != "float32":
+        if index not in list(graph.inputs):
+            tensor.name = spec.name.encode()
+        return index
+    outer = _float_tensor(schema, graph, tensor, spec.name)
+    graph.operators.append(_operator(schema, model, schema.BuiltinOperator.DEQUANTIZE, index, outer))
+    return outer
+
+
+def _float_tensor(schema: Any, graph: Any, like: Any, name: str) -> int:
+    like.name = (name + ".int8").encode()
+    outer = schema.TensorT()
+    outer.shape, outer.shapeSignature, outer.hasRank = like.shape, like.shapeSignature, True
+    outer.type, outer.name, outer.buffer = schema.TensorType.FLOAT32, name.encode(), 0
+    graph.tensors.append(outer)
+    return len(graph.tensors) - 1
+
+
+def _operator(schema: Any, model: Any, kind: int, source: int, result: int) -> Any:
+    operator = schema.OperatorT()
+    operator.opcodeIndex = _opcode(schema, model, kind)
+    operator.inputs, operator.outputs = [source], [result]
+    if kind == schema.BuiltinOperator.QUANTIZE:
+        operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
+        operator.builtinOptions = schema.QuantizeOptionsT()
+    else:
+        operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+        operator.builtinOptions = schema.DequantizeOptionsT()
+    return operator
+
+
+def _opcode(schema: Any, model: Any, kind: int) -> int:
+    for place, code in enumerate(model.operatorCodes):
+        if code.builtinCode == kind:
+            return place
+    code = schema.OperatorCodeT()
+    code.builtinCode = kind
+    code.deprecatedBuiltinCode = min(kind, 127)
+    code.version = 2 if kind == schema.BuiltinOperator.DEQUANTIZE else 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1

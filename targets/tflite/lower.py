@@ -1,0 +1,53 @@
+"""Program -> TFLite file: LiteRT's converter, then the outer inputs and outputs as the program has them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgewright.pipeline.program import Program
+from edgewright.targets.tflite.boundary import restore_boundary
+
+
+def write_tflite(program: Program, path: Path) -> None:
+    """Write a legalized program as one TFLite file."""
+    with _quiet():
+        import litert_torch
+        from litert_torch import progress
+        from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+        from litert_torch.quantize.quant_config import QuantConfig
+
+        # Without a static config the converter leaves QUANTIZE and DEQUANTIZE around float operations: a file that
+        # is larger and slower than float32, and numerically perfect.
+        static = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False))
+        named = {spec.name: tensor for spec, tensor in zip(program.inputs, program.example, strict=True)}
+        shown, progress.config.show_progress = progress.config.show_progress, False
+        try:
+            converted = litert_torch.convert(
+                program.module.eval(), sample_kwargs=named, quant_config=QuantConfig(pt2e_quantizer=static)
+            )
+            content = converted.model_content() if hasattr(converted, "model_content") else _export(converted, path)
+        finally:
+            progress.config.show_progress = shown
+    path.write_bytes(restore_boundary(content, program.inputs, program.outputs))
+
+
+def _export(converted: object, path: Path) -> bytes:
+    converted.export(str(path))  # type: ignore[attr-defined]
+    return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter logs every narrowed dtype; the program's signature says the same."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
