@@ -1,0 +1,174 @@
+"""How long and in how much memory a file runs on a device that is not here: a calibrated roofline, with its error.
+
+Latency, for each operation of the file in order (Williams 2009, "Roofline"; MobileNetV4, arXiv:2404.10518, section 3):
+
+    time = max(macs / (efficiency * peak * compute speed-up),
+               activation bytes / (gbps * bytes speed-up) + weight bytes / weight_gbps) + op_us
+
+and their sum plus request_us is `expected`. Peaks are nominal; efficiency, gbps, weight_gbps and op_us are fitted to
+published anchors of the device and runtime (bench/prediction.py --fit). Depthwise and narrow layers are slow because
+their intensity is low, so activation bytes bound them: no rule for them is needed. `low` and `high` divide and multiply
+each part by the `spread` of its kernel: the error measured on models that the fit has not seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+
+from edgewright.device_profiles.schema import DeviceProfile, Kernel, Runtime
+from edgewright.errors import DeviceError, did_you_mean
+from edgewright.targets.base import Inspection, Operation
+
+# A dtype that no unit runs is computed in the next wider one that some unit runs.
+_WIDER = {
+    "int8": ("int8", "float16", "float32"),
+    "uint8": ("int8", "float16", "float32"),
+    "int4": ("int8", "float16", "float32"),
+    "uint4": ("int8", "float16", "float32"),
+    "int2": ("int8", "float16", "float32"),
+    "uint2": ("int8", "float16", "float32"),
+    "float16": ("float16", "float32"),
+    "bfloat16": ("bfloat16", "float16", "float32"),
+}
+
+# Operations that cost nothing at run time: constants, views, and what every runtime folds while it loads.
+_FREE = frozenset(
+    "const constant parameter result input output identity alias shape shapeof reshape squeeze unsqueeze expanddims "
+    "flatten dropout noop convertlike".split()
+)
+# What is fused into the operation before or after it, except in TFLite, whose file already states fused operations.
+_FUSED = frozenset(
+    "relu relu6 clip clamp leakyrelu prelu hardswish hardsigmoid batchnormalization batchnorm quantizelinear "
+    "dequantizelinear quantize dequantize fakequantize convert cast biasadd".split()
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A prediction: `low` <= `expected` <= `high`."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __post_init__(self) -> None:
+        assert self.low <= self.expected <= self.high, f"not an interval: {self}"
+
+
+def predict_latency_ms(
+    inspection: Inspection,
+    profile: DeviceProfile,
+    target: str,
+    threads: int | None = None,
+    unit: str | None = None,
+) -> Interval:
+    """Latency in ms of one inference, batch as in the file, warm.
+
+    Args:
+        inspection: of the artifact, by its target.
+        target: "onnx", "coreml", "tflite" or "openvino".
+        threads: CPU threads; None takes the profile's. Units other than the CPU ignore it.
+        unit: the compute unit to try first, such as "cpu"; None takes the profile's order.
+    Raises:
+        DeviceError: the profile does not carry the runtime or the unit, or it is the host, which is to be measured.
+    """
+    runtime = runtime_of(profile, target)
+    if profile.is_host:
+        raise DeviceError("latency on this host is measured, not predicted", where=profile.name, do="run the file here")
+    if threads is not None and threads < 1:
+        raise DeviceError("threads must be positive", got=threads, expected="at least 1")
+    kernels = _kernels_in_order(runtime, profile, unit)
+    spent: dict[int, float] = {}
+    for operation in inspection.operations:
+        if not _is_free(operation, target):
+            index = _kernel_for(operation.compute, kernels)
+            kernel = kernels[index]
+            once = kernel.request_us.value if kernel.request_us and index not in spent else 0.0
+            busy = _busy_us(operation, kernel, profile, threads or runtime.threads)
+            spent[index] = spent.get(index, 0.0) + once + busy + kernel.op_us.value
+    parts = [(us / 1e3, kernels[index].spread.value) for index, us in spent.items()]
+    return Interval(
+        sum(ms / spread for ms, spread in parts), sum(ms for ms, _ in parts), sum(ms * spread for ms, spread in parts)
+    )
+
+
+def predict_peak_bytes(inspection: Inspection, profile: DeviceProfile, target: str) -> Interval:
+    """Peak memory in bytes of a process that opens and runs the file, over what it held before.
+
+    peak = base + weight_copies * stored constants + activation_copies * peak activations: a runtime keeps the file and
+    its own packed copy of the weights, and an arena for activations (the sources are in the profile).
+
+    Raises:
+        DeviceError: the profile does not carry the runtime.
+    """
+    memory = runtime_of(profile, target).memory
+    weights = sum(inspection.bytes_by_dtype.values())
+    expected = (
+        memory.base_mb.value * 1e6
+        + memory.weight_copies.value * weights
+        + memory.activation_copies.value * inspection.peak_activation_bytes
+    )
+    return Interval(expected / memory.spread.value, expected, expected * memory.spread.value)
+
+
+def runtime_of(profile: DeviceProfile, target: str) -> Runtime:
+    """The runtime with which a device runs a target's files."""
+    for runtime in profile.runtimes:
+        if runtime.target == target:
+            return runtime
+    raise DeviceError(
+        f"{profile.name} carries no runtime for target {target!r}",
+        got=repr(target),
+        expected="one of: " + (", ".join(sorted(profile.targets)) or "none is installed here"),
+        where=f"device profile {profile.id!r}",
+        do="deliver one of those, or write a profile of your own (docs/devices.md)",
+    )
+
+
+def _kernels_in_order(runtime: Runtime, profile: DeviceProfile, unit: str | None) -> list[Kernel]:
+    """Kernels by the order in which the runtime tries their units, or `unit` first."""
+    known = {kernel.unit for kernel in runtime.kernels}
+    if unit is not None and unit not in known:
+        raise DeviceError(
+            f"{profile.name} has no figures for unit {unit!r} with {runtime.runtime}",
+            got=repr(unit),
+            expected=did_you_mean(unit, known),
+        )
+    first = [unit] if unit is not None else list(runtime.units)
+    chain = [*first, "cpu"]
+    return sorted((k for k in runtime.kernels if k.unit in chain), key=lambda kernel: chain.index(kernel.unit))
+
+
+def _kernel_for(compute: str, kernels: list[Kernel]) -> int:
+    """The first kernel that computes in a dtype, or in the next wider one; the first of all for integers and booleans."""
+    for dtype in _WIDER.get(compute, ("float32",)):
+        for index, kernel in enumerate(kernels):
+            if dtype in kernel.dtypes:
+                return index
+    return 0
+
+
+def _busy_us(operation: Operation, kernel: Kernel, profile: DeviceProfile, threads: int) -> float:
+    peak = profile.peak_gmacs(kernel.unit, kernel.peak)
+    assert peak is not None, "the schema asks for the peak of every kernel"
+    compute, reading = _speedup(kernel, threads)
+    arithmetic = operation.macs / (kernel.efficiency.value * peak * compute)
+    moving = operation.activation_bytes / (kernel.gbps.value * reading) + operation.weight_bytes / kernel.weight_gbps.value
+    return max(arithmetic, moving) / 1e3
+
+
+def _speedup(kernel: Kernel, threads: int) -> tuple[float, float]:
+    """What the threads gain in arithmetic and in moving activations."""
+    scaling = kernel.scaling
+    if scaling is None or threads == 1:
+        return 1.0, 1.0
+    exponent = min(1.0, log(threads) / log(scaling.threads))
+    return scaling.compute.value**exponent, scaling.bytes.value**exponent
+
+
+def _is_free(operation: Operation, target: str) -> bool:
+    name = "".join(letter for letter in operation.op.lower() if letter.isalnum())
+    if operation.macs:
+        return False
+    return name in _FREE or name.startswith("constexpr") or (target != "tflite" and name in _FUSED)

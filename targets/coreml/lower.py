@@ -1,0 +1,85 @@
+"""Program -> .mlpackage: coremltools' converter, then bytes that depend on the program alone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgewright.pipeline.program import Program
+
+AUTHOR = "com.apple.CoreML"
+
+
+def write_mlpackage(program: Program, path: Path) -> None:
+    """Convert a legalized program for iOS 17 and save it under `path`, a folder ending in .mlpackage.
+
+    Arithmetic is float32, unless the program's weights are float16: then it is float16, Core ML's native form.
+    """
+    with _quiet():
+        import coremltools as ct
+
+        half = "float16" in program.weight_bytes()
+        converted = ct.convert(
+            program.exported().run_decompositions({}),
+            outputs=[ct.TensorType(name=spec.name) for spec in program.outputs],
+            minimum_deployment_target=ct.target.iOS17,
+            compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
+            skip_model_load=True,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            saved = Path(folder) / "model.mlpackage"
+            converted.save(str(saved))
+            shutil.rmtree(path, ignore_errors=True)
+            _write_stable(saved / "Data" / AUTHOR, path)
+
+
+def _write_stable(data: Path, path: Path) -> None:
+    """Write the package anew: coremltools' own has random identifiers, a date and map entries in any order."""
+    from coremltools.proto import Model_pb2
+
+    spec = Model_pb2.Model()
+    spec.ParseFromString((data / "model.mlmodel").read_bytes())
+    spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
+    folder = path / "Data" / AUTHOR
+    folder.mkdir(parents=True)
+    (folder / "model.mlmodel").write_bytes(spec.SerializeToString(deterministic=True))
+    items = [("model.mlmodel", "CoreML Model Specification")]
+    if (data / "weights").is_dir():
+        shutil.copytree(data / "weights", folder / "weights")
+        items.append(("weights", "CoreML Model Weights"))
+    entries = {
+        str(uuid.uuid5(uuid.NAMESPACE_URL, f"edgewright:{name}")): {
+            "author": AUTHOR,
+            "description": description,
+            "name": name,
+            "path": f"{AUTHOR}/{name}",
+        }
+        for name, description in items
+    }
+    manifest = {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": entries,
+        "rootModelIdentifier": next(iter(entries)),
+    }
+    (path / "Manifest.json").write_text(json.dumps(manifest, indent=4) + "\n")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter shows a progress bar and warns of untested versions; the result is verified anyway."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
