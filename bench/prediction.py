@@ -1,13 +1,16 @@
 """Score the latency predictor on published measurements that its figures have not seen.
 
-For every kernel of every shipped profile, each family of models (MobileNetV2 at all widths, the ResNets, ...) is left
-out in turn: the kernel is fitted to the anchors of all other families, and the family that was left out is predicted.
-Where a kernel's anchors are of one family, single models are left out instead, and the table says so. The interval's
-width is the profile's own `spread`. Networks are built from their papers (prediction_cnns.py, prediction_nets.py).
+For every kernel of every shipped profile, each family of models (MobileNetV2 at all widths, the ResNets, ...)
+is left out in turn: the kernel is fitted to the anchors of all other families, and the family that was left
+out is predicted. Where a kernel's anchors are of one family, single models are left out instead, and the
+table says so. The interval's width is held out too: it is the spread of the rows of the other families, or
+the profile's own where that is an estimate. Networks are built from their papers (prediction_cnns.py,
+prediction_nets.py).
 
     python -m bench.prediction              the table; exit code 1 when a limit is missed
     python -m bench.prediction --json FILE  the rows too
     python -m bench.prediction --fit        the figures that the anchors give, for the profiles
+    ... --profile my-board.toml             one device only
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, exp, log
 from pathlib import Path
 from statistics import median
@@ -30,6 +33,7 @@ from bench.prediction_models import inspection
 from edgewright.device_profiles import DeviceProfile, load_profile, profile_names
 from edgewright.device_profiles.predict import predict_latency_ms
 from edgewright.device_profiles.schema import Anchor, Kernel, Runtime
+from edgewright.device_profiles.workload import executed
 
 MIN_COVERAGE = 0.80  # share of published rows inside the interval
 MAX_MEDIAN_ERROR = 0.20  # median of |predicted / published - 1|
@@ -47,7 +51,8 @@ class Scored:
     compute: str
     threads: int | None
     model: str
-    left_out: str
+    left_out: str  # the family that the fit has not seen, or, with one family only, the model
+    unseen_family: bool
     published_ms: float
     low_ms: float
     expected_ms: float
@@ -78,12 +83,9 @@ class Group:
         return f"{self.profile.id} {self.runtime.target} {self.kernel.unit} {self.kernel.dtypes[0]}"
 
 
-def groups() -> Iterator[Group]:
-    """Every kernel that has at least two anchors."""
-    for name in profile_names():
-        if name == "host":
-            continue
-        profile = load_profile(name)
+def groups(profiles: Sequence[DeviceProfile] | None = None) -> Iterator[Group]:
+    """Every kernel with at least two anchors; of all shipped profiles where none is given."""
+    for profile in profiles or [load_profile(name) for name in profile_names() if name != "host"]:
         for runtime in profile.runtimes:
             for kernel in runtime.kernels:
                 anchors = tuple(
@@ -96,45 +98,65 @@ def groups() -> Iterator[Group]:
 
 
 def row_of(anchor: Anchor, profile: DeviceProfile) -> Row:
-    latency_ms = anchor.latency_ms * profile.factor_of(anchor)
-    return Row(anchor.model, network(anchor.model), anchor.compute, anchor.threads or 1, latency_ms)
+    operations = executed(inspection(network(anchor.model), anchor.compute).operations, anchor.target)
+    return Row(tuple(operations), anchor.threads or 1, anchor.latency_ms * profile.factor_of(anchor))
 
 
 def score(group: Group) -> list[Scored]:
     """Leave each family out, fit to the others, predict it."""
-    key: Callable[[str], str] = family
-    if len({family(anchor.model) for anchor in group.anchors}) == 1:
-        key = str
+    several = len({family(anchor.model) for anchor in group.anchors}) > 1
+    key: Callable[[str], str] = family if several else str
     scored = []
     for name in sorted({key(anchor.model) for anchor in group.anchors}):
         seen = [row_of(anchor, group.profile) for anchor in group.anchors if key(anchor.model) != name]
         fitted = fit(group.kernel, group.profile, seen)
         profile = replace_kernel(group.profile, group.runtime, group.kernel, fitted)
-        scored += [_predict(anchor, profile, name) for anchor in group.anchors if key(anchor.model) == name]
+        left_out = [anchor for anchor in group.anchors if key(anchor.model) == name]
+        scored += [_predict(anchor, profile, name, several) for anchor in left_out]
+    if group.kernel.spread.source.startswith("measured:"):
+        return [_with_width_of_others(row, scored) for row in scored]
     return scored
 
 
-def _predict(anchor: Anchor, profile: DeviceProfile, left_out: str) -> Scored:
+def _with_width_of_others(row: Scored, scored: Sequence[Scored]) -> Scored:
+    """The row with the interval that the families which it is not of would give it."""
+    others = [other for other in scored if other.left_out != row.left_out]
+    if len(others) < 3:
+        return row
+    spread = spread_of(others)
+    return replace(row, low_ms=row.expected_ms / spread, high_ms=row.expected_ms * spread)
+
+
+def _predict(anchor: Anchor, profile: DeviceProfile, left_out: str, unseen_family: bool) -> Scored:
     file = inspection(network(anchor.model), anchor.compute)
     interval = predict_latency_ms(file, profile, anchor.target, anchor.threads, anchor.unit)
     return Scored(
-        profile.id, anchor.target, anchor.unit, anchor.compute, anchor.threads, anchor.model, left_out,
-        anchor.latency_ms * profile.factor_of(anchor), interval.low, interval.expected, interval.high,
-        anchor.measured_on, anchor.source,
-    )  # fmt: skip
+        device=profile.id,
+        target=anchor.target,
+        unit=anchor.unit,
+        compute=anchor.compute,
+        threads=anchor.threads,
+        model=anchor.model,
+        left_out=left_out,
+        unseen_family=unseen_family,
+        published_ms=anchor.latency_ms * profile.factor_of(anchor),
+        low_ms=interval.low,
+        expected_ms=interval.expected,
+        high_ms=interval.high,
+        measured_on=anchor.measured_on,
+        source=anchor.source,
+    )
 
 
 def spread_of(rows: Sequence[Scored]) -> float:
-    """The factor that holds COVERED of such rows: the split-conformal quantile, or a margin beyond the worst."""
+    """The factor that holds COVERED of the rows left out."""
     errors = sorted(abs(log(row.ratio)) for row in rows)
-    rank = ceil((len(errors) + 1) * COVERED)
-    widest = errors[rank - 1] if rank <= len(errors) else errors[-1] * 1.25
-    return max(LEAST_SPREAD, exp(widest))
+    return max(LEAST_SPREAD, exp(errors[ceil(len(errors) * COVERED) - 1]))
 
 
-def print_fit(console: Console) -> None:
+def print_fit(console: Console, profiles: Sequence[DeviceProfile] | None) -> None:
     """The figures for the profiles, fitted to all anchors, and the spread that leaving families out gives."""
-    for group in groups():
+    for group in groups(profiles):
         rows = [row_of(anchor, group.profile) for anchor in group.anchors]
         fitted = fit(group.kernel, group.profile, rows)
         console.print(f"[bold]{group.title}[/bold], {len(rows)} anchors")
@@ -149,7 +171,18 @@ def print_fit(console: Console) -> None:
 
 
 def print_table(console: Console, rows: Sequence[Scored]) -> None:
-    table = Table("device", "target", "unit", "dtype", "threads", "model", "left out", "published ms", "predicted ms", "")
+    table = Table(
+        "device",
+        "target",
+        "unit",
+        "dtype",
+        "threads",
+        "model",
+        "left out",
+        "published ms",
+        "predicted ms",
+        "",
+    )
     for row in rows:
         model = row.model + (f" (on {row.measured_on})" if row.measured_on else "")
         interval = f"{row.expected_ms:.3g} [{row.low_ms:.3g}, {row.high_ms:.3g}]"
@@ -161,39 +194,53 @@ def print_table(console: Console, rows: Sequence[Scored]) -> None:
 
 
 def print_summary(console: Console, rows: Sequence[Scored]) -> None:
-    table = Table("device", "target", "unit", "dtype", "rows", "median error", "within 20 %", "inside the interval")
+    table = Table(
+        "device", "target", "unit", "dtype", "rows", "median error", "within 20 %", "inside the interval"
+    )
     kinds = sorted({(row.device, row.target, row.unit, row.compute) for row in rows})
-    for kind in [*kinds, None]:
-        some = [row for row in rows if kind in (None, (row.device, row.target, row.unit, row.compute))]
-        errors = [abs(row.ratio - 1) for row in some]
-        close, inside = sum(error <= 0.2 for error in errors), sum(row.inside for row in some)
-        table.add_row(
-            *(kind or ("all", "", "", "")), str(len(some)), f"{median(errors):.1%}",
-            f"{close / len(some):.0%}", f"{inside / len(some):.0%}",
-        )  # fmt: skip
+    parts = [(kind, [r for r in rows if (r.device, r.target, r.unit, r.compute) == kind]) for kind in kinds]
+    parts.append((("all, family left out", "", "", ""), [row for row in rows if row.unseen_family]))
+    parts.append((("all, model left out", "", "", ""), [row for row in rows if not row.unseen_family]))
+    for kind, some in ((kind, some) for kind, some in parts if some):
+        close = sum(abs(row.ratio - 1) <= 0.2 for row in some) / len(some)
+        table.add_row(*kind, str(len(some)), f"{_error(some):.1%}", f"{close:.0%}", f"{_coverage(some):.0%}")
     console.print(table)
 
 
+def _error(rows: Sequence[Scored]) -> float:
+    return median(abs(row.ratio - 1) for row in rows)
+
+
+def _coverage(rows: Sequence[Scored]) -> float:
+    return sum(row.inside for row in rows) / len(rows)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.prediction", description="score the latency predictor")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.prediction", description="score the latency predictor"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scored rows")
     parser.add_argument("--fit", action="store_true", help="print the figures that the anchors give")
+    parser.add_argument("--profile", metavar="ID_OR_FILE", help="one device only, such as your own .toml")
     options = parser.parse_args(arguments)
+    profiles = [load_profile(options.profile)] if options.profile else None
     console = Console()
     if options.fit:
-        print_fit(console)
+        print_fit(console, profiles)
         return 0
-    rows = [row for group in groups() for row in score(group)]
+    rows = [row for group in groups(profiles) for row in score(group)]
     if options.json:
         content = [asdict(row) | {"inside": row.inside} for row in rows]
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print_table(console, rows)
     print_summary(console, rows)
-    coverage = sum(row.inside for row in rows) / len(rows)
-    error = median(abs(row.ratio - 1) for row in rows)
+    # Models of a family that the fit has seen are easy: only unseen families are held to the limits.
+    strict = [row for row in rows if row.unseen_family] or rows
+    coverage, error = _coverage(strict), _error(strict)
     passed = coverage >= MIN_COVERAGE and error <= MAX_MEDIAN_ERROR
     console.print(
-        f"{'passed' if passed else 'MISSED'}: {coverage:.0%} inside the interval (at least {MIN_COVERAGE:.0%}), "
+        f"{'passed' if passed else 'MISSED'}, on unseen families: "
+        f"{coverage:.0%} inside the interval (at least {MIN_COVERAGE:.0%}), "
         f"median error {error:.1%} (at most {MAX_MEDIAN_ERROR:.0%})"
     )
     return 0 if passed else 1

@@ -45,8 +45,9 @@ MODELS: dict[str, Callable[[], Net]] = {
 # Models of one family are alike: a fit that has seen one is no test of another.
 FAMILIES = {
     "mobilenet_v1": "mobilenet v1", "mobilenet_v2": "mobilenet v2", "mobilenet_v3": "mobilenet v3",
-    "mobilenet_v4": "mobilenet v4", "resn": "resnet", "efficientdet": "efficientdet", "efficientnet": "efficientnet",
-    "yolo": "yolo", "vit": "transformer", "bert": "transformer", "distilbert": "transformer", "convnext": "convnext",
+    "mobilenet_v4": "mobilenet v4", "resn": "resnet", "efficientdet": "efficientdet", "efficientnet":
+    "efficientnet", "yolo": "yolo", "vit": "transformer", "bert": "transformer", "distilbert": "transformer",
+    "convnext": "convnext",
 }  # fmt: skip
 
 

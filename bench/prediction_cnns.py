@@ -22,7 +22,8 @@ def mobilenet_v2(width: float = 1.0, size: int = 224) -> Net:
     net = Net()
     x = net.conv(Shape(size, size, 3), round_to_8(32 * width), 3, 2)
     for t, c, n, s in [
-        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1,
+        1)
     ]:  # fmt: skip
         for i in range(n):
             x = inverted_residual(net, x, x.c * t, round_to_8(c * width), 3, s if i == 0 else 1)
@@ -31,13 +32,14 @@ def mobilenet_v2(width: float = 1.0, size: int = 224) -> Net:
 
 
 _V3_LARGE = [
-    (3, 16, 16, 0, 1), (3, 64, 24, 0, 2), (3, 72, 24, 0, 1), (5, 72, 40, 1, 2), (5, 120, 40, 1, 1), (5, 120, 40, 1, 1),
-    (3, 240, 80, 0, 2), (3, 200, 80, 0, 1), (3, 184, 80, 0, 1), (3, 184, 80, 0, 1), (3, 480, 112, 1, 1),
-    (3, 672, 112, 1, 1), (5, 672, 160, 1, 2), (5, 960, 160, 1, 1), (5, 960, 160, 1, 1),
+    (3, 16, 16, 0, 1), (3, 64, 24, 0, 2), (3, 72, 24, 0, 1), (5, 72, 40, 1, 2), (5, 120, 40, 1, 1), (5, 120,
+    40, 1, 1), (3, 240, 80, 0, 2), (3, 200, 80, 0, 1), (3, 184, 80, 0, 1), (3, 184, 80, 0, 1), (3, 480, 112,
+    1, 1), (3, 672, 112, 1, 1), (5, 672, 160, 1, 2), (5, 960, 160, 1, 1), (5, 960, 160, 1, 1),
 ]  # fmt: skip
 _V3_SMALL = [
-    (3, 16, 16, 1, 2), (3, 72, 24, 0, 2), (3, 88, 24, 0, 1), (5, 96, 40, 1, 2), (5, 240, 40, 1, 1), (5, 240, 40, 1, 1),
-    (5, 120, 48, 1, 1), (5, 144, 48, 1, 1), (5, 288, 96, 1, 2), (5, 576, 96, 1, 1), (5, 576, 96, 1, 1),
+    (3, 16, 16, 1, 2), (3, 72, 24, 0, 2), (3, 88, 24, 0, 1), (5, 96, 40, 1, 2), (5, 240, 40, 1, 1), (5, 240,
+    40, 1, 1), (5, 120, 48, 1, 1), (5, 144, 48, 1, 1), (5, 288, 96, 1, 2), (5, 576, 96, 1, 1), (5, 576, 96, 1,
+    1),
 ]  # fmt: skip
 
 
@@ -48,14 +50,21 @@ def mobilenet_v3(size: str = "large", width: float = 1.0) -> Net:
     for index, (k, hidden, c, se, s) in enumerate(_V3_LARGE if size == "large" else _V3_SMALL):
         wide, swish = round_to_8(hidden * width), index >= (6 if size == "large" else 3)
         x = inverted_residual(
-            net, x, wide, round_to_8(c * width), k, s, round_to_8(wide / 4) if se else 0, swish=swish
+            net,
+            x,
+            wide,
+            round_to_8(c * width),
+            k,
+            s,
+            round_to_8(wide / 4) if se else 0,
+            activation="hardswish" if swish else "relu",
         )
     x = net.elementwise(net.conv(x, round_to_8((960 if size == "large" else 576) * width)), "hardswish")
     return classifier(net, x, 1280 if size == "large" else 1024, 1000)
 
 
 def resnet(depth: int = 50, groups: int = 1, base: int = 64, size: int = 224, head: bool = True) -> Net:
-    """arXiv:1512.03385, table 1, stride in the 3x3 (torchvision); groups 32, base 4: ResNeXt-50 (1611.05431)."""
+    """arXiv:1512.03385, table 1, stride in the 3x3 (torchvision); groups 32, base 4: ResNeXt (1611.05431)."""
     net = Net()
     x = net.pool(net.conv(Shape(size, size, 3), 64, 7, 2))
     blocks = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}[depth]
@@ -137,30 +146,35 @@ def densenet121() -> Net:
 def efficientnet_b0(size: int = 224) -> Net:
     """arXiv:1905.11946, table 1."""
     net = Net()
-    x = net.elementwise(net.conv(Shape(size, size, 3), 32, 3, 2), "swish")
+    x = net.swish(net.conv(Shape(size, size, 3), 32, 3, 2))
     for t, c, n, s, k in EFFICIENTNET:
         for i in range(n):
-            x = inverted_residual(net, x, x.c * t, c, k, s if i == 0 else 1, max(1, x.c // 4), swish=True)
-    return classifier(net, net.elementwise(net.conv(x, 1280), "swish"), 1000)
+            x = inverted_residual(
+                net, x, x.c * t, c, k, s if i == 0 else 1, max(1, x.c // 4), activation="swish"
+            )
+    return classifier(net, net.swish(net.conv(x, 1280)), 1000)
 
 
 EFFICIENTNET = [
-    (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5),
-    (6, 320, 1, 1, 3),
+    (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2,
+    5), (6, 320, 1, 1, 3),
 ]  # fmt: skip
 
 
 def efficientnet_v2_s(size: int = 384) -> Net:
     """arXiv:2104.00298, table 4."""
     net = Net()
-    x = net.elementwise(net.conv(Shape(size, size, 3), 24, 3, 2), "swish")
+    x = net.swish(net.conv(Shape(size, size, 3), 24, 3, 2))
     for fused, t, c, n, s in [
-        (1, 1, 24, 2, 1), (1, 4, 48, 4, 2), (1, 4, 64, 4, 2), (0, 4, 128, 6, 2), (0, 6, 160, 9, 1), (0, 6, 256, 15, 2)
+        (1, 1, 24, 2, 1), (1, 4, 48, 4, 2), (1, 4, 64, 4, 2), (0, 4, 128, 6, 2), (0, 6, 160, 9, 1), (0, 6,
+        256, 15, 2)
     ]:  # fmt: skip
         for i in range(n):
             se = 0 if fused else x.c // 4
-            x = inverted_residual(net, x, x.c * t, c, 3, s if i == 0 else 1, se, bool(fused), swish=True)
-    return classifier(net, net.elementwise(net.conv(x, 1280), "swish"), 1000)
+            x = inverted_residual(
+                net, x, x.c * t, c, 3, s if i == 0 else 1, se, bool(fused), activation="swish"
+            )
+    return classifier(net, net.swish(net.conv(x, 1280)), 1000)
 
 
 def regnet_y_800mf() -> Net:
@@ -195,16 +209,24 @@ def mobilenet_v4(size: str = "s") -> Net:
     return classifier(net, y, 1280, 1000)
 
 
-_S = [(5, 5, 96, 96, 2), *[(0, 3, 192, 96, 1)] * 4, (3, 0, 384, 96, 1), (3, 3, 576, 128, 2), (5, 5, 512, 128, 1),
-      (0, 5, 512, 128, 1), (0, 5, 384, 128, 1), (0, 3, 512, 128, 1), (0, 3, 512, 128, 1)]  # fmt: skip
-_M = [(3, 5, 192, 80, 2), (3, 3, 160, 80, 1), (3, 5, 480, 160, 2), *[(3, 3, 640, 160, 1)] * 2, (3, 5, 640, 160, 1),
-      (3, 3, 640, 160, 1), (3, 0, 640, 160, 1), (0, 0, 320, 160, 1), (3, 0, 640, 160, 1), (5, 5, 960, 256, 2),
-      (5, 5, 1024, 256, 1), *[(3, 5, 1024, 256, 1)] * 2, (0, 0, 1024, 256, 1), (3, 0, 1024, 256, 1),
-      (3, 5, 512, 256, 1), (5, 5, 1024, 256, 1), *[(0, 0, 1024, 256, 1)] * 2, (5, 0, 512, 256, 1)]  # fmt: skip
-_L = [(3, 5, 192, 96, 2), (3, 3, 384, 96, 1), (3, 5, 384, 192, 2), *[(3, 3, 768, 192, 1)] * 3, (3, 5, 768, 192, 1),
-      *[(5, 3, 768, 192, 1)] * 5, (3, 0, 768, 192, 1), *[(5, 5, 768, 512, 2)], *[(5, 5, 2048, 512, 1)] * 3,
-      (5, 0, 2048, 512, 1), (5, 3, 2048, 512, 1), *[(5, 0, 2048, 512, 1)] * 2, (5, 3, 2048, 512, 1),
-      (5, 5, 2048, 512, 1), *[(5, 0, 2048, 512, 1)] * 3]  # fmt: skip
+# Start and middle depthwise kernels (0: none), expanded and output channels, stride.
+_S = [
+    (5, 5, 96, 96, 2), *[(0, 3, 192, 96, 1)] * 4, (3, 0, 384, 96, 1), (3, 3, 576, 128, 2),
+    (5, 5, 512, 128, 1), (0, 5, 512, 128, 1), (0, 5, 384, 128, 1), *[(0, 3, 512, 128, 1)] * 2,
+]  # fmt: skip
+_M = [
+    (3, 5, 192, 80, 2), (3, 3, 160, 80, 1), (3, 5, 480, 160, 2), *[(3, 3, 640, 160, 1)] * 2,
+    (3, 5, 640, 160, 1), (3, 3, 640, 160, 1), (3, 0, 640, 160, 1), (0, 0, 320, 160, 1), (3, 0, 640, 160, 1),
+    (5, 5, 960, 256, 2), (5, 5, 1024, 256, 1), *[(3, 5, 1024, 256, 1)] * 2, (0, 0, 1024, 256, 1),
+    (3, 0, 1024, 256, 1), (3, 5, 512, 256, 1), (5, 5, 1024, 256, 1), *[(0, 0, 1024, 256, 1)] * 2,
+    (5, 0, 512, 256, 1),
+]  # fmt: skip
+_L = [
+    (3, 5, 192, 96, 2), (3, 3, 384, 96, 1), (3, 5, 384, 192, 2), *[(3, 3, 768, 192, 1)] * 3,
+    (3, 5, 768, 192, 1), *[(5, 3, 768, 192, 1)] * 5, (3, 0, 768, 192, 1), (5, 5, 768, 512, 2),
+    *[(5, 5, 2048, 512, 1)] * 3, (5, 0, 2048, 512, 1), (5, 3, 2048, 512, 1), *[(5, 0, 2048, 512, 1)] * 2,
+    (5, 3, 2048, 512, 1), (5, 5, 2048, 512, 1), *[(5, 0, 2048, 512, 1)] * 3,
+]  # fmt: skip
 MOBILENET_V4 = {
     "s": (32, [(32, 32, 2), (96, 64, 2)], _S, 224),
     "m": (32, [(128, 48, 2)], _M, 256),

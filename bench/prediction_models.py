@@ -1,7 +1,8 @@
 """Public architectures as layer tables: what a converter states in a file, without converting anything.
 
-Each function returns the layers of one network at batch 1, written from the table in its paper (named beside it) and
-from the reference implementation where the paper is silent. bench/prediction.py turns them into inspections.
+Each function returns the layers of one network at batch 1, written from the table in its paper (named beside
+it) and from the reference implementation where the paper is silent. bench/prediction.py turns them into
+inspections.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation after fusion: multiply-accumulates, and elements of weights and of activations in and out."""
+    """One operation: macs, elements of weights, of activations in and out, and alive meanwhile."""
 
     op: str
     macs: int
@@ -41,7 +42,10 @@ class Shape:
 
 @dataclass
 class Net:
-    """Layers in order; each method appends one and returns its output shape. `held` counts elements kept for later."""
+    """Layers in order; each method appends one and returns its output shape.
+
+    `held` counts elements that are kept for later, such as a residual.
+    """
 
     layers: list[Layer] = field(default_factory=list)
     held: int = 0
@@ -90,6 +94,22 @@ class Net:
     def elementwise(self, x: Shape, op: str = "mul") -> Shape:
         return self.op(op, x, x)
 
+    def swish(self, x: Shape) -> Shape:
+        self.elementwise(x, "sigmoid")
+        return self.op("mul", 2 * x.size, x)
+
+    def steps(self, x: Shape, count: int, op: str) -> Shape:
+        """What a converter takes apart: GELU into 5 elementwise operations, layer normalization into 7."""
+        for _ in range(count):
+            self.elementwise(x, op)
+        return x
+
+    def gelu(self, x: Shape) -> Shape:
+        return self.steps(x, 5, "gelu")
+
+    def layernorm(self, x: Shape) -> Shape:
+        return self.steps(x, 7, "layernorm")
+
     def squeeze_excite(self, x: Shape, c: int) -> Shape:
         y = self.mean(x)
         self.conv(self.conv(y, c), x.c)
@@ -99,11 +119,12 @@ class Net:
         """Tokens (1, n, c): projections, scores, softmax, context, output projection."""
         n, c = x.w, x.c
         for _ in range(3):
-            self.linear(x, c)
+            self.elementwise(self.linear(x, c), "transpose")
         scores = Shape(heads, n, n)
         self.op("matmul", 2 * n * c, scores, n * n * (keys or c))
+        self.elementwise(scores, "mul")
         self.elementwise(scores, "softmax")
-        out = self.op("matmul", scores.size + n * c, x, n * n * c)
+        out = self.elementwise(self.op("matmul", scores.size + n * c, x, n * n * c), "transpose")
         return self.linear(out, c)
 
 
@@ -111,7 +132,9 @@ def inspection(net: Net, compute: str, name: str = "") -> Inspection:
     """The layers as a file states them, stored and computed in one dtype."""
     size = BYTES[compute]
     operations = tuple(
-        Operation(f"{name}/{index}", row.op, compute, row.macs, row.weights * size, (row.reads + row.writes) * size)
+        Operation(
+            f"{name}/{index}", row.op, compute, row.macs, row.weights * size, (row.reads + row.writes) * size
+        )
         for index, row in enumerate(net.layers)
     )
     stored = {compute: sum(row.weights for row in net.layers) * size}
@@ -125,7 +148,15 @@ def round_to_8(channels: float) -> int:
 
 
 def inverted_residual(
-    net: Net, x: Shape, hidden: int, c: int, k: int, s: int, se: int = 0, fused: bool = False, swish: bool = False
+    net: Net,
+    x: Shape,
+    hidden: int,
+    c: int,
+    k: int,
+    s: int,
+    se: int = 0,
+    fused: bool = False,
+    activation: str = "relu",
 ) -> Shape:
     """Expand, depthwise, (squeeze-excite), project, add (MobileNetV2, arXiv:1801.04381, figure 3)."""
     keep = s == 1 and x.c == c
@@ -136,15 +167,22 @@ def inverted_residual(
     else:
         if hidden != x.c:
             y = net.conv(y, hidden)
-            y = net.elementwise(y, "swish") if swish else y
+            y = _act(net, y, activation)
         y = net.dw(y, k, s)
-    y = net.elementwise(y, "swish") if swish else y
+    y = _act(net, y, activation)
     if se:
         y = net.squeeze_excite(y, se)
     if not fused or hidden != x.c:
         y = net.conv(y, c)
     net.held = 0
     return net.add(y) if keep else y
+
+
+def _act(net: Net, x: Shape, activation: str) -> Shape:
+    """ReLU costs nothing: every runtime fuses it."""
+    if activation == "swish":
+        return net.swish(x)
+    return net.elementwise(x, activation) if activation != "relu" else x
 
 
 def classifier(net: Net, x: Shape, *widths: int) -> Net:

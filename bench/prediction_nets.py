@@ -86,22 +86,27 @@ def ssd_mobilenet_v1(classes: int = 91) -> Net:
     return net
 
 
+def _silu(net: Net, x: Shape, c: int, k: int = 1, s: int = 1) -> Shape:
+    """Ultralytics' Conv: a convolution and a SiLU."""
+    return net.swish(net.conv(x, c, k, s))
+
+
 def _c2f(net: Net, x: Shape, c: int, n: int, inner: str = "bottleneck", part: int = 2) -> Shape:
     """Ultralytics' C2f on one `part` of the channels, and with "c3k" or "half" YOLO11's C3k2."""
     hidden = c // part
-    y = net.conv(x, 2 * hidden)
+    y = _silu(net, x, 2 * hidden)
     half = Shape(y.h, y.w, hidden)
     for _ in range(n):
         if inner == "c3k":
             narrow = hidden // 2
-            z = net.conv(half, narrow)
+            z = _silu(net, half, narrow)
             for _ in range(2):
-                z = net.add(net.conv(net.conv(z, narrow, 3), narrow, 3))
-            net.conv(net.concat(z, net.conv(half, narrow)), hidden)
+                z = net.add(_silu(net, _silu(net, z, narrow, 3), narrow, 3))
+            _silu(net, net.concat(z, _silu(net, half, narrow)), hidden)
         else:
-            net.conv(net.conv(half, hidden // 2 if inner == "half" else hidden, 3), hidden, 3)
+            _silu(net, _silu(net, half, hidden // 2 if inner == "half" else hidden, 3), hidden, 3)
             net.add(half)
-    return net.conv(net.concat(*[half] * (2 + n)), c)
+    return _silu(net, net.concat(*[half] * (2 + n)), c)
 
 
 def yolo(version: int, scale: str = "n", size: int = 640, classes: int = 80) -> Net:
@@ -110,34 +115,39 @@ def yolo(version: int, scale: str = "n", size: int = 640, classes: int = 80) -> 
     v11 = version == 11
     widths = (128, 256, 512, 512, 1024) if not v11 else (256, 512, 512, 512, 1024)
     net = Net()
-    x = net.conv(Shape(size, size, 3), int(64 * width), 3, 2)
+    x = _silu(net, Shape(size, size, 3), int(64 * width), 3, 2)
     features = []
-    plan = [(128, widths[0], 1), (256, widths[1], 1 if v11 else 2), (512, widths[2], 1 if v11 else 2), (1024, 1024, 1)]
+    plan = [
+        (128, widths[0], 1),
+        (256, widths[1], 1 if v11 else 2),
+        (512, widths[2], 1 if v11 else 2),
+        (1024, 1024, 1),
+    ]
     for stage, (down, out, n) in enumerate(plan):
-        x = net.conv(x, int(down * width), 3, 2)
+        x = _silu(net, x, int(down * width), 3, 2)
         kind = ("c3k" if stage > 1 else "half") if v11 else "bottleneck"
         x = _c2f(net, x, int(out * width), n, kind, 4 if v11 and stage < 2 else 2)
         features.append(x)
     c5 = int(1024 * width)
-    y = net.conv(x, c5 // 2)
+    y = _silu(net, x, c5 // 2)
     for _ in range(3):
         net.pool(y, 1)
-    x = net.conv(net.concat(*[y] * 4), c5)
+    x = _silu(net, net.concat(*[y] * 4), c5)
     if v11:
         _c2psa(net, x)
     inner = "half" if v11 else "bottleneck"
     p3, p4, p5 = features[1], features[2], x
     m4 = _c2f(net, net.concat(net.upsample(p5, p4.h, p4.w), p4), int(512 * width), 1, inner)
     o3 = _c2f(net, net.concat(net.upsample(m4, p3.h, p3.w), p3), int(256 * width), 1, inner)
-    o4 = _c2f(net, net.concat(net.conv(o3, o3.c, 3, 2), m4), int(512 * width), 1, inner)
-    o5 = _c2f(net, net.concat(net.conv(o4, o4.c, 3, 2), p5), int(1024 * width), 1, "c3k" if v11 else inner)
+    o4 = _c2f(net, net.concat(_silu(net, o3, o3.c, 3, 2), m4), int(512 * width), 1, inner)
+    o5 = _c2f(net, net.concat(_silu(net, o4, o4.c, 3, 2), p5), int(1024 * width), 1, "c3k" if v11 else inner)
     box, score = max(16, o3.c // 4, 64), max(o3.c, min(classes, 100))
     for level in (o3, o4, o5):
-        net.conv(net.conv(net.conv(level, box, 3), box, 3), 64)
+        net.conv(_silu(net, _silu(net, level, box, 3), box, 3), 64)
         if v11:
-            z = net.conv(net.dw(net.conv(net.dw(level), score)), score)
+            z = _silu(net, net.swish(net.dw(_silu(net, net.swish(net.dw(level)), score))), score)
         else:
-            z = net.conv(net.conv(level, score, 3), score, 3)
+            z = _silu(net, _silu(net, level, score, 3), score, 3)
         net.conv(z, classes)
     return net
 
@@ -153,18 +163,18 @@ def _c2psa(net: Net, x: Shape) -> None:
 
 
 def encoder(n: int, c: int, heads: int, layers: int, patch: int = 0) -> Net:
-    """A transformer encoder: ViT (arXiv:2010.11929) with a patch size, BERT and DistilBERT (1810.04805) without."""
+    """A transformer encoder: ViT (arXiv:2010.11929) with a patch size, BERT (1810.04805) without."""
     net = Net()
     x = Shape(1, n, c)
     if patch:
         side = int((n - 1) ** 0.5)
         net.conv(Shape(side, side, 3 * patch * patch), c)
     for _ in range(layers):
-        net.elementwise(x, "layernorm")
+        net.layernorm(x)
         net.attention(x, heads)
         net.add(x)
-        net.elementwise(x, "layernorm")
-        net.elementwise(net.linear(x, 4 * c), "gelu")
+        net.layernorm(x)
+        net.gelu(net.linear(x, 4 * c))
         net.linear(Shape(1, n, 4 * c), c)
         net.add(x)
     return classifier(net, x, 1000) if patch else net
@@ -176,9 +186,9 @@ def convnext(depths: tuple[int, ...] = (3, 3, 9, 3), widths: tuple[int, ...] = (
     x = net.conv(Shape(224, 224, 3), widths[0], 4, 4)
     for stage, (c, n) in enumerate(zip(widths, depths, strict=True)):
         if stage:
-            x = net.conv(net.elementwise(x, "layernorm"), c, 2, 2)
+            x = net.conv(net.layernorm(x), c, 2, 2)
         for _ in range(n):
-            y = net.elementwise(net.dw(x, 7), "layernorm")
-            y = net.elementwise(net.conv(y, 4 * c), "gelu")
+            y = net.layernorm(net.dw(x, 7))
+            y = net.gelu(net.conv(y, 4 * c))
             x = net.add(net.conv(y, c))
     return classifier(net, x, 1000)

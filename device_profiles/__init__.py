@@ -19,7 +19,7 @@ def profile_names() -> tuple[str, ...]:
 
 
 def load_profile(id_or_path: str | Path) -> DeviceProfile:
-    """Load a shipped profile by its id, "host" by looking at this machine, or a user's own .toml file by its path.
+    """Load a shipped profile by its id, "host" by looking at this machine, or a user's own .toml by its path.
 
     Raises:
         DeviceError: an unknown id (with the nearest known ones), or a file that does not fit the schema.

@@ -20,7 +20,8 @@ def read_profile(file: Path) -> DeviceProfile:
     """Read one TOML profile.
 
     Raises:
-        DeviceError: the file is missing, is not TOML or does not fit the schema; names the file and every bad key.
+        DeviceError: the file is missing, is not TOML or does not fit the schema; names the file and every bad
+            key.
     """
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -38,7 +39,10 @@ def parse_profile(content: Mapping[str, Any], where: object) -> DeviceProfile:
     try:
         return DeviceProfile.model_validate(content)
     except pydantic.ValidationError as error:
-        problems = [_problem(detail["type"], detail["loc"], detail["msg"], detail["input"]) for detail in error.errors()]
+        problems = [
+            _problem(detail["type"], detail["loc"], detail["msg"], detail["input"])
+            for detail in error.errors()
+        ]
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
         raise DeviceError(
             f"the device profile has {count}:\n" + "\n".join(f"  - {problem}" for problem in problems),

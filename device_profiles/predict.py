@@ -1,14 +1,16 @@
-"""How long and in how much memory a file runs on a device that is not here: a calibrated roofline, with its error.
+"""Latency and peak memory of a file on a device that is not here: a calibrated roofline, with its error.
 
-Latency, for each operation of the file in order (Williams 2009, "Roofline"; MobileNetV4, arXiv:2404.10518, section 3):
+Latency, for each operation that runs (workload.py; Williams 2009, "Roofline"; MobileNetV4, arXiv:2404.10518,
+section 3):
 
     time = max(macs / (efficiency * peak * compute speed-up),
                activation bytes / (gbps * bytes speed-up) + weight bytes / weight_gbps) + op_us
 
-and their sum plus request_us is `expected`. Peaks are nominal; efficiency, gbps, weight_gbps and op_us are fitted to
-published anchors of the device and runtime (bench/prediction.py --fit). Depthwise and narrow layers are slow because
-their intensity is low, so activation bytes bound them: no rule for them is needed. `low` and `high` divide and multiply
-each part by the `spread` of its kernel: the error measured on models that the fit has not seen.
+and their sum plus request_us is `expected`. Peaks are nominal; efficiency, gbps, weight_gbps and op_us are
+fitted to published anchors of the device and runtime (bench/prediction.py --fit). Depthwise and narrow layers
+are slow because their intensity is low, so activation bytes bound them: no rule for them is needed. `low` and
+`high` divide and multiply each part by the `spread` of its kernel: the error measured on models that the fit
+has not seen. Bytes are counted in the dtype that the unit computes in, whatever the file stores.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from dataclasses import dataclass
 from math import log
 
 from edgewright.device_profiles.schema import DeviceProfile, Kernel, Runtime
+from edgewright.device_profiles.workload import executed
 from edgewright.errors import DeviceError, did_you_mean
 from edgewright.targets.base import Inspection, Operation
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 
 # A dtype that no unit runs is computed in the next wider one that some unit runs.
 _WIDER = {
@@ -31,17 +36,6 @@ _WIDER = {
     "float16": ("float16", "float32"),
     "bfloat16": ("bfloat16", "float16", "float32"),
 }
-
-# Operations that cost nothing at run time: constants, views, and what every runtime folds while it loads.
-_FREE = frozenset(
-    "const constant parameter result input output identity alias shape shapeof reshape squeeze unsqueeze expanddims "
-    "flatten dropout noop convertlike".split()
-)
-# What is fused into the operation before or after it, except in TFLite, whose file already states fused operations.
-_FUSED = frozenset(
-    "relu relu6 clip clamp leakyrelu prelu hardswish hardsigmoid batchnormalization batchnorm quantizelinear "
-    "dequantizelinear quantize dequantize fakequantize convert cast biasadd".split()
-)
 
 
 @dataclass(frozen=True)
@@ -71,33 +65,47 @@ def predict_latency_ms(
         threads: CPU threads; None takes the profile's. Units other than the CPU ignore it.
         unit: the compute unit to try first, such as "cpu"; None takes the profile's order.
     Raises:
-        DeviceError: the profile does not carry the runtime or the unit, or it is the host, which is to be measured.
+        DeviceError: the profile does not carry the runtime or the unit, or it is the host, which is to be
+            measured.
     """
     runtime = runtime_of(profile, target)
     if profile.is_host:
-        raise DeviceError("latency on this host is measured, not predicted", where=profile.name, do="run the file here")
+        raise DeviceError(
+            "latency on this host is measured, not predicted", where=profile.name, do="run the file here"
+        )
     if threads is not None and threads < 1:
         raise DeviceError("threads must be positive", got=threads, expected="at least 1")
     kernels = _kernels_in_order(runtime, profile, unit)
     spent: dict[int, float] = {}
-    for operation in inspection.operations:
-        if not _is_free(operation, target):
-            index = _kernel_for(operation.compute, kernels)
-            kernel = kernels[index]
-            once = kernel.request_us.value if kernel.request_us and index not in spent else 0.0
-            busy = _busy_us(operation, kernel, profile, threads or runtime.threads)
-            spent[index] = spent.get(index, 0.0) + once + busy + kernel.op_us.value
+    for operation in executed(inspection.operations, target):
+        index = _kernel_for(operation.compute, kernels)
+        busy = _busy_us(operation, kernels[index], profile, threads or runtime.threads)
+        spent[index] = spent.get(index, 0.0) + busy + kernels[index].op_us.value
     parts = [(us / 1e3, kernels[index].spread.value) for index, us in spent.items()]
+    parts += _requests([kernels[index] for index in spent])
     return Interval(
-        sum(ms / spread for ms, spread in parts), sum(ms for ms, _ in parts), sum(ms * spread for ms, spread in parts)
+        sum(ms / spread for ms, spread in parts),
+        sum(ms for ms, _ in parts),
+        sum(ms * spread for ms, spread in parts),
     )
+
+
+def _requests(used: list[Kernel]) -> list[tuple[float, float]]:
+    """What using a unit costs at all, once each: a stray float operation in an int8 file is no request."""
+    costs: dict[str, tuple[float, float]] = {}
+    for kernel in used:
+        if kernel.request_us is not None:
+            cost = (kernel.request_us.value / 1e3, kernel.spread.value)
+            costs[kernel.unit] = min(cost, costs.get(kernel.unit, cost))
+    return list(costs.values())
 
 
 def predict_peak_bytes(inspection: Inspection, profile: DeviceProfile, target: str) -> Interval:
     """Peak memory in bytes of a process that opens and runs the file, over what it held before.
 
-    peak = base + weight_copies * stored constants + activation_copies * peak activations: a runtime keeps the file and
-    its own packed copy of the weights, and an arena for activations (the sources are in the profile).
+    peak = base + weight_copies * stored constants + activation_copies * peak activations: a runtime keeps the
+    file and its own packed copy of the weights, and an arena for activations (the sources are in the
+    profile).
 
     Raises:
         DeviceError: the profile does not carry the runtime.
@@ -137,11 +145,16 @@ def _kernels_in_order(runtime: Runtime, profile: DeviceProfile, unit: str | None
         )
     first = [unit] if unit is not None else list(runtime.units)
     chain = [*first, "cpu"]
-    return sorted((k for k in runtime.kernels if k.unit in chain), key=lambda kernel: chain.index(kernel.unit))
+    return sorted(
+        (k for k in runtime.kernels if k.unit in chain), key=lambda kernel: chain.index(kernel.unit)
+    )
 
 
 def _kernel_for(compute: str, kernels: list[Kernel]) -> int:
-    """The first kernel that computes in a dtype, or in the next wider one; the first of all for integers and booleans."""
+    """The first kernel that computes in a dtype, or in the next wider one.
+
+    Integers and booleans have no arithmetic worth counting: they follow float32.
+    """
     for dtype in _WIDER.get(compute, ("float32",)):
         for index, kernel in enumerate(kernels):
             if dtype in kernel.dtypes:
@@ -153,9 +166,13 @@ def _busy_us(operation: Operation, kernel: Kernel, profile: DeviceProfile, threa
     peak = profile.peak_gmacs(kernel.unit, kernel.peak)
     assert peak is not None, "the schema asks for the peak of every kernel"
     compute, reading = _speedup(kernel, threads)
+    # A float32 file on a float16 unit moves half the bytes that the file states; an int8 one on a float unit
+    # more.
+    width = BYTES[kernel.peak] / BYTES.get(operation.compute, BYTES[kernel.peak])
     arithmetic = operation.macs / (kernel.efficiency.value * peak * compute)
-    moving = operation.activation_bytes / (kernel.gbps.value * reading) + operation.weight_bytes / kernel.weight_gbps.value
-    return max(arithmetic, moving) / 1e3
+    activations = width * operation.activation_bytes / (kernel.gbps.value * reading)
+    weights = width * operation.weight_bytes / kernel.weight_gbps.value
+    return max(arithmetic, activations + weights) / 1e3
 
 
 def _speedup(kernel: Kernel, threads: int) -> tuple[float, float]:
@@ -165,10 +182,3 @@ def _speedup(kernel: Kernel, threads: int) -> tuple[float, float]:
         return 1.0, 1.0
     exponent = min(1.0, log(threads) / log(scaling.threads))
     return scaling.compute.value**exponent, scaling.bytes.value**exponent
-
-
-def _is_free(operation: Operation, target: str) -> bool:
-    name = "".join(letter for letter in operation.op.lower() if letter.isalnum())
-    if operation.macs:
-        return False
-    return name in _FREE or name.startswith("constexpr") or (target != "tflite" and name in _FUSED)

@@ -1,6 +1,7 @@
 """What a device profile holds: facts about one device, every figure with its source.
 
-A profile is a TOML file; these models say which keys it has. Nothing here decides anything: `predict.py` does.
+A profile is a TOML file; these models say which keys it has. Nothing here decides anything: `predict.py`
+does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ Unit = Literal["cpu", "ane", "npu", "tpu"]
 Dtype = Literal["float32", "float16", "bfloat16", "int8"]
 Feature = Literal[
     "neon", "fp16", "bf16", "dotprod", "i8mm", "sve", "sme",
-    "sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8",
+    "sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "vnni", "avx512_bf16", "avx512_fp16", "amx_bf16",
+    "amx_int8",
 ]  # fmt: skip
 
 
@@ -76,7 +78,7 @@ class Throughput(Record):
 
 
 class Scaling(Record):
-    """How many times faster `threads` CPU threads are than one, where arithmetic and where activations bound an operation.
+    """How many times faster `threads` CPU threads are than one, by what bounds an operation.
 
     n threads gain compute ** (log n / log threads), and no more beyond `threads`.
     """
@@ -90,7 +92,7 @@ class Kernel(Record):
     """How much of the hardware a runtime reaches on one compute unit, for some compute dtypes.
 
     Args:
-        dtypes: the compute dtypes of a file that run so (an NPU that runs float32 files in float16 lists both).
+        dtypes: compute dtypes of a file that run so; an NPU that runs float32 files in float16 lists both.
         peak: the row of `throughput`, by dtype, that `efficiency` is a share of.
         efficiency: share of that peak on dense convolutions and matrix products, one thread.
         gbps: effective rate at which activations pass through an operation, caches included, one thread.
@@ -98,7 +100,7 @@ class Kernel(Record):
         op_us: fixed cost of one operation.
         request_us: fixed cost of an inference that uses the unit at all.
         scaling: what more threads gain; None for a unit that has none.
-        spread: published latencies lie within expected / spread .. expected * spread; bench/prediction.py measures it.
+        spread: published latencies lie within expected / spread .. expected * spread.
     """
 
     unit: Unit
@@ -114,7 +116,7 @@ class Kernel(Record):
 
 
 class Limit(Record):
-    """The newest format that the listed versions open: ONNX opset, Core ML specification, TFLite schema, OpenVINO IR."""
+    """The newest format that the listed versions open: ONNX opset, Core ML spec, TFLite schema or IR."""
 
     name: Literal["opset", "spec", "schema", "ir"]
     value: int = Field(gt=0, strict=True)
@@ -122,7 +124,7 @@ class Limit(Record):
 
 
 class MemoryModel(Record):
-    """Peak = base_mb + weights * weight_copies + peak activations * activation_copies, times 1/spread..spread.
+    """Peak memory = base_mb + weights * weight_copies + peak activations * activation_copies.
 
     Args:
         base_mb: what the runtime itself takes, open and idle.
@@ -194,7 +196,8 @@ class Calibration(Record):
 
 
 class DeviceProfile(Record):
-    """One device. `is_host` is true for the machine that edgewright runs on: it is measured, never predicted."""
+    """One device. `is_host` is true for the machine that edgewright runs on: it is measured, never
+    predicted."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     name: Text
@@ -216,7 +219,7 @@ class DeviceProfile(Record):
         return next((row.peak_gmacs.value for row in rows), None)
 
     def anchors_of(self, target: str) -> tuple[Anchor, ...]:
-        """The measurements behind a target's figures; with fewer than three, a missed budget is worth a warning only."""
+        """The measurements behind a target's figures; with fewer than three, a missed budget only warns."""
         return tuple(anchor for anchor in self.calibration.anchors if anchor.target == target)
 
     def factor_of(self, anchor: Anchor) -> float:
@@ -226,7 +229,7 @@ class DeviceProfile(Record):
 
     @model_validator(mode="after")
     def _is_whole(self) -> DeviceProfile:
-        """Refuse what no single key shows: a kernel without its peak, a runtime that the predictor cannot use."""
+        """Refuse what no single key shows, such as a kernel without its peak."""
         problems: list[str] = []
         if len(set(self.targets)) != len(self.targets):
             problems.append("two runtimes have the same target")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import keyword
+import re
 import sysconfig
 import traceback
 import warnings
@@ -15,7 +17,8 @@ from typing import Any
 import torch
 import torch.utils._pytree as pytree
 from edgewright.errors import CaptureError, CheckpointError
-from edgewright.pipeline.program import Program, TensorSpec, flat_module
+from edgewright.pipeline.naming import key_name, output_name
+from edgewright.pipeline.program import Program, TensorSpec, flat_module, functional
 from torch import Tensor, nn
 
 ExampleInputs = Sequence[Any] | Mapping[str, Any]
@@ -53,10 +56,11 @@ def capture(
 def refuse_nonfinite_weights(model: nn.Module) -> None:
     """No converter refuses NaN or infinite weights, so we do, all by name with the first index."""
     faults = []
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    buffers = dict(model.named_buffers())
+    for name, tensor in [*model.named_parameters(), *buffers.items()]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             # A buffer filled with -inf above the diagonal is a mask, not a broken weight.
-            if name in dict(model.named_buffers()) and not bool(torch.isnan(tensor).any()) and "running" not in name:
+            if name in buffers and not bool((torch.isnan(tensor) | (tensor == torch.inf)).any()) and "running" not in name:
                 continue
             bad = (~torch.isfinite(tensor)).nonzero()
             faults.append(f"{name} has {len(bad)} (first at {bad[0].tolist()})")
@@ -79,6 +83,7 @@ def _arguments(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str
 
 def _register_dataclass_output(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Let torch.export see into a returned dataclass: it has to know the type beforehand."""
+    args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (args, kwargs))  # forward() may write into its inputs
     with torch.no_grad():
         try:
             result = model(*args, **kwargs)
@@ -98,8 +103,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(model, args, kwargs, strict=False)
-            return exported.run_decompositions({})  # functional: no in-place operation is left
+            return functional(torch.export.export(model, args, kwargs, strict=False))
     except Exception as error:  # noqa: BLE001  (tracing runs the user's forward)
         raise CaptureError(
             "the model cannot be captured as one graph",
@@ -118,7 +122,7 @@ def _way_out(error: BaseException) -> str:
     text = f"{type(error).__name__} {error}"
     if any(mark in text for mark in ("DataDependent", "data-dependent", "unbacked", "GuardOnDataDependent")):
         return (
-            "the branch or shape depends on values of a tensor: replace `if` by torch.where or torch.cond, "
+            "the branch or shape depends on values of a tensor: replace `if` by torch.where, "
             "and .item() by tensor arithmetic, or move that part out of the exported model"
         )
     return "run torch.export.export(model, example_inputs) alone and rewrite the named line with traceable operations"
@@ -127,15 +131,44 @@ def _way_out(error: BaseException) -> str:
 def _user_line(error: BaseException, model: nn.Module) -> str | None:
     """The innermost frame of the traceback that is the user's own code, as `file:line, in function: source`."""
     library = sysconfig.get_paths()["purelib"], sysconfig.get_paths()["stdlib"]
-    ours = str(Path(__file__).resolve().parent)
+    ours = Path(__file__).resolve().parent
     mine = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((*library, "<")) and not str(Path(frame.filename).resolve()).startswith(ours)
+        if not frame.filename.startswith((*library, "<")) and not Path(frame.filename).resolve().is_relative_to(ours)
     ]
     if not mine:
         return inspect.getsourcefile(type(model))
     return f"{mine[-1].filename}:{mine[-1].lineno}, in {mine[-1].name}: {mine[-1].line}"
+
+
+def refuse_untraceable(
+    module: torch.fx.GraphModule, exported: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]
+) -> None:
+    """Raise CaptureError with all that torch.export lets through and no runtime can express."""
+    faults = []
+    for node in module.graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
+            faults.append(f"{node.name}: control flow ({node.target}); compute both sides and use torch.where {_at(node)}")
+        elif node.target is torch.ops.aten.item.default:
+            faults.append(f"{node.name}: .item() takes a value out of the graph; use tensor arithmetic {_at(node)}")
+    for name in dict.fromkeys(exported.graph_signature.buffers_to_mutate.values()):
+        faults.append(f"{name}: forward() changes this buffer; make the state an input and an output")
+    for name in sorted({name for name in inputs if inputs.count(name) > 1}):
+        faults.append(f"{name}: two inputs get this name; rename an argument or a key")
+    for name in sorted({name for name in outputs if outputs.count(name) > 1}):
+        faults.append(f"{name}: two outputs get this name; rename a key")
+    for name in sorted({*inputs} & {*outputs}):
+        faults.append(f"{name}: an input and an output have this name, which ONNX does not allow; rename the key")
+    if faults:
+        raise CaptureError("the model cannot be captured as one graph", got="; ".join(faults), do="change the named lines")
+
+
+def _at(node: torch.fx.Node) -> str:
+    """The user's file and line of a node, as the capture recorded it."""
+    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").split("\n")]
+    frames = [line for line in lines if line.startswith('File "') and not line.startswith('File "<')]
+    return f"({frames[-1]})" if frames else ""
 
 
 def _load_pt2(path: Path, trust_input: str | None) -> torch.export.ExportedProgram:
@@ -152,7 +185,7 @@ def _load_pt2(path: Path, trust_input: str | None) -> torch.export.ExportedProgr
             "otherwise pass a callable that builds the model and a safetensors checkpoint",
         )
     try:
-        return torch.export.load(path).run_decompositions({})
+        return functional(torch.export.load(path))
     except Exception as error:  # noqa: BLE001  (a damaged archive fails in many ways)
         raise CaptureError("the .pt2 file cannot be loaded", got=_first_line(error), where=path) from error
 
@@ -170,15 +203,14 @@ def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     for name, value in named:
         for path, leaf in pytree.tree_flatten_with_path(value)[0]:
             if isinstance(leaf, Tensor):
-                names.append("_".join([name, *map(_key, path)]))
+                names.append(_identifier("_".join([name, *map(key_name, path)])))
     return tuple(names)
 
 
-def _key(key: Any) -> str:
-    for attribute in ("key", "idx", "name"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
+def _identifier(name: str) -> str:
+    """A name that a graph, a converter and a runtime take: "batch_my key" becomes batch_my_key."""
+    word = re.sub(r"\W", "_", name)
+    return f"_{word}" if not word.isidentifier() or keyword.iskeyword(word) else word
 
 
 def _program_of(exported: torch.export.ExportedProgram, names: tuple[str, ...]) -> Program:
@@ -187,17 +219,14 @@ def _program_of(exported: torch.export.ExportedProgram, names: tuple[str, ...]) 
     output_names = _output_names(exported)
     module = flat_module(exported)
     placeholders = module.graph.find_nodes(op="placeholder")
+    refuse_untraceable(module, exported, names or tuple(str(node.target) for node in placeholders), output_names)
     if names and len(names) == len(placeholders):
         for node, name in zip(placeholders, names, strict=True):
             node.target = name
         module.recompile()
-    inputs = tuple(
-        TensorSpec.of(str(node.target), node.meta["val"]) for node in placeholders
-    )
+    inputs = tuple(TensorSpec.of(str(node.target), node.meta["val"]) for node in placeholders)
     returned = module.graph.output_node().args[0]
-    outputs = tuple(
-        TensorSpec.of(name, node.meta["val"]) for name, node in zip(output_names, returned, strict=True)
-    )
+    outputs = tuple(TensorSpec.of(name, node.meta["val"]) for name, node in zip(output_names, returned, strict=True))
     program = Program(module, inputs, outputs, example)
     program.erase_dead()
     return program
@@ -208,11 +237,5 @@ def _output_names(exported: torch.export.ExportedProgram) -> list[str]:
     arguments = exported.graph_signature.user_outputs
     spec = exported.call_spec.out_spec
     structure = pytree.tree_unflatten(list(range(len(arguments))), spec)
-    names = []
-    for path, position in pytree.tree_flatten_with_path(structure)[0]:
-        if not isinstance(arguments[position], str):
-            continue
-        keys = [_key(key) for key in path]
-        name = "_".join(keys)
-        names.append(f"output_{name or 0}" if not keys or keys[0].isdigit() else name)
-    return names
+    leaves = pytree.tree_flatten_with_path(structure)[0]
+    return [output_name(path) for path, position in leaves if isinstance(arguments[position], str)]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.ao.quantization.fx._decomposed  # noqa: F401  (registers quantized_decomposed)
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -132,14 +134,49 @@ class Program:
     @staticmethod
     def load(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Program:
         """Read what `save` wrote. Only for files that this process's own run made: loading can execute code."""
-        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401  (registers quantized_decomposed)
-
         exported = torch.export.load(path)
         return Program(flat_module(exported), inputs, outputs, tuple(exported.example_inputs[0]))
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+aten = torch.ops.aten
+
+
+def _convolve_padded(operation: Callable[..., Tensor], axes: int) -> Callable[..., Tensor]:
+    """A convolution with padding="same" or "valid" as one with numbers, which every converter and pass knows."""
+
+    def convolve(
+        data: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Sequence[int] = (1,),
+        padding: str = "valid",
+        dilation: Sequence[int] = (1,),
+        groups: int = 1,
+    ) -> Tensor:
+        strides, dilations = list(stride) * (axes // len(stride)), list(dilation) * (axes // len(dilation))
+        total = [step * (size - 1) * (padding == "same") for step, size in zip(dilations, weight.shape[2:], strict=True)]
+        odd = [amount % 2 for amount in total]
+        if any(odd):  # PyTorch puts the odd element at the end
+            data = aten.constant_pad_nd(data, [number for extra in reversed(odd) for number in (0, extra)])
+        return operation(data, weight, bias, strides, [amount // 2 for amount in total], dilations, groups)
+
+    return convolve
+
+
+DECOMPOSITIONS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
+    aten.conv1d.padding: _convolve_padded(aten.conv1d.default, 1),
+    aten.conv2d.padding: _convolve_padded(aten.conv2d.default, 2),
+    aten.conv3d.padding: _convolve_padded(aten.conv3d.default, 3),
+}
+
+
+def functional(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The same program without in-place operations on its own values."""
+    return exported.run_decompositions(DECOMPOSITIONS)
 
 
 def flat_module(exported: torch.export.ExportedProgram) -> GraphModule:
@@ -149,6 +186,9 @@ def flat_module(exported: torch.export.ExportedProgram) -> GraphModule:
     for node in list(module.graph.nodes):
         if node.op == "placeholder" and not isinstance(node.meta.get("val"), Tensor) and not node.users:
             module.graph.erase_node(node)
+    for node in module.graph.find_nodes(op="call_function", target=aten.copy_.default):
+        if node.args[0].op == "placeholder" and not node.users:
+            module.graph.erase_node(node)  # a write into an input is no result of the model
     output = module.graph.output_node()
     output.args = (tuple(arg for arg in output.args[0] if isinstance(arg, Node)),)
     for node in module.graph.nodes:

@@ -133,7 +133,7 @@ class Int8Annotator(Quantizer):
     """
 
     wanted: Callable[[Node], bool] = lambda node: True
-    observer: str = "histogram"
+    observer: str = "minmax"
     skipped: list[tuple[str, str]] = field(default_factory=list)
     annotated: int = 0
 

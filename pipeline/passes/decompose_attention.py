@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from edgewright.pipeline.passes.base import Context, PassReport
+from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call, replace, value_of
 from edgewright.pipeline.program import Program
 from torch import Tensor
@@ -31,9 +31,16 @@ class DecomposeAttention:
 
     def run(self, program: Program, context: Context) -> PassReport:
         nodes = program.graph.find_nodes(op="call_function", target=ATTENTION)
+        random = [node for node in nodes if _dropout(node) != 0.0]
         for node in nodes:
-            _decompose(program, node)
-        return PassReport(len(nodes))
+            if node not in random:
+                _decompose(program, node)
+        skips = tuple(Skip(node.name, f"it drops attention at random (dropout_p={_dropout(node)})") for node in random)
+        return PassReport(len(nodes) - len(random), skips)
+
+
+def _dropout(node: Node) -> float:
+    return float(node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0))  # type: ignore[arg-type]
 
 
 def _decompose(program: Program, node: Node) -> None:
@@ -41,7 +48,9 @@ def _decompose(program: Program, node: Node) -> None:
     arguments |= {"mask" if key == "attn_mask" else key: value for key, value in node.kwargs.items()}
     query, key, value = (arguments[name] for name in ("query", "key", "value"))
     assert isinstance(query, Node) and isinstance(key, Node) and isinstance(value, Node), "tensors by schema"
-    scale = arguments.get("scale") or 1.0 / math.sqrt(value_of(query).shape[-1])
+    scale = arguments.get("scale")
+    if scale is None:
+        scale = 1.0 / math.sqrt(value_of(query).shape[-1])
 
     def call(target: object, *args: object) -> Node:
         return insert_call(program, node, target, *args)

@@ -18,7 +18,6 @@ COPIES = frozenset(
         aten.detach.default,
         aten.contiguous.default,
         aten.lift_fresh_copy.default,
-        aten.dropout.default,
     }
 )
 RESHAPES = frozenset(
@@ -63,6 +62,8 @@ class DropIdentities:
 
 
 def _is_identity(node: Node) -> bool:
+    if node.target is aten.dropout.default:
+        return not node.args[2]  # in training mode it is random, not a copy
     if node.target in COPIES:
         return True
     if node.target not in RESHAPES:

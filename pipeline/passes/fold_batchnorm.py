@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
-from edgewright.pipeline.passes.graph import add_constant, aten
+from edgewright.pipeline.passes.graph import add_constant, aten, value_of
 from edgewright.pipeline.program import Program
 from torch import Tensor
 from torch.fx import Node
@@ -52,6 +52,9 @@ def _obstacle(norm: Node) -> str | None:
     layer = norm.args[0]
     if not isinstance(layer, Node) or layer.target not in OUTPUT_AXIS:
         return "no convolution or linear layer before it"
+    weight = layer.args[1]
+    if isinstance(weight, Node) and value_of(layer).dim() != value_of(weight).dim():
+        return f"the channels of {layer.name} are not on the axis that is normalized"
     if len(layer.users) > 1:
         return f"{layer.name} has other users"
     if layer.target is aten.conv_transpose2d.input and len(layer.args) > 6 and layer.args[6] != 1:

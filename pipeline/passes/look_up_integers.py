@@ -23,7 +23,7 @@ class LookUpIntegers:
     """
 
     name: ClassVar[str] = "look-up-integers"
-    runs_after: ClassVar[tuple[str, ...]] = ("quantize",)
+    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static",)
 
     def run(self, program: Program, context: Context) -> PassReport:
         rewrites, skips = 0, []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,14 +34,12 @@ class QuantizeStatic:
     Source: Jacob 2018, arXiv:1712.05877; Nagel 2021, arXiv:2106.08295.
     """
 
-    name: ClassVar[str] = "quantize"
-    runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "drop-identities", "decompose-attention")
+    name: ClassVar[str] = "quantize-static"
+    runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "drop-identities", "decompose-attention", "smooth-activations", "balance-outputs")
     modules: str = "*"
-    observer: str = "histogram"
+    observer: str = "minmax"
 
     def run(self, program: Program, context: Context) -> PassReport:
-        from edgewright.pipeline.passes.annotate_int8 import Int8Annotator
-
         if not context.batches:
             raise CalibrationError(
                 "static quantization needs calibration data",
@@ -51,10 +49,11 @@ class QuantizeStatic:
         self._check_pattern(program)
         _separate_shared_weights(program)
         names = _weight_names(program)
-        annotator = Int8Annotator(wanted=self._wants, observer=self.observer)
         with _quiet():
+            from edgewright.pipeline.passes.annotate_int8 import Int8Annotator
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+            annotator = Int8Annotator(wanted=self._wants, observer=self.observer)
             prepared = prepare_pt2e(program.module, annotator)
             with torch.no_grad():
                 for batch in context.batches:
@@ -111,6 +110,11 @@ def _name_weights(program: Program, names: dict[tuple[str, int], str]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """PT2E and its import warn of things that do not concern the user."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -62,6 +62,7 @@ def run_passes(
     check_order(passes)
     context = context or Context()
     work = program.clone()
+    work.erase_dead()  # what is dead already is no pass's doing
     ran: list[Ran] = []
     for step in passes:
         progress(step.name)
@@ -69,7 +70,7 @@ def run_passes(
         try:
             report = step.run(work, context)
             work.erase_dead()
-            _verify(work)
+            _verify(work, step)
         except EdgewrightError:
             raise
         except Exception as error:
@@ -87,12 +88,13 @@ def run_passes(
     return Compressed(work, tuple(ran))
 
 
-def _verify(program: Program) -> None:
+def _verify(program: Program, step: Pass) -> None:
     """Lint the graph, propagate shapes and dtypes through all of it, and compare the outputs with the signature."""
     program.graph.lint()
     with torch.no_grad():
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         results = FakeTensorProp(program.module, mode).propagate(*program.example)
-    found = tuple(TensorSpec.of(spec.name, tensor) for spec, tensor in zip(program.outputs, results, strict=True))
+    names = [spec.name for spec in program.outputs] + ["?"] * len(results)
+    found = tuple(TensorSpec.of(name, tensor) for name, tensor in zip(names, results, strict=False))
     if found != program.outputs:
-        raise PassError("a pass changed the outputs", got=found, expected=program.outputs)
+        raise PassError(f"the pass {step.name} changed the outputs", got=found, expected=program.outputs, where=repr(step))

@@ -25,7 +25,7 @@ class ShiftActivations:
     """
 
     name: ClassVar[str] = "shift-activations"
-    runs_after: ClassVar[tuple[str, ...]] = ("quantize",)
+    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static",)
 
     def run(self, program: Program, context: Context) -> PassReport:
         rewrites = 0

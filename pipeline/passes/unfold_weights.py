@@ -26,7 +26,7 @@ class UnfoldWeights:
     """
 
     name: ClassVar[str] = "unfold-weights"
-    runs_after: ClassVar[tuple[str, ...]] = ("quantize",)
+    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static",)
 
     def run(self, program: Program, context: Context) -> PassReport:
         rewrites = 0

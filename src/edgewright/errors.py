@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgewright.targets.base import Refusal
 
 
 class EdgewrightError(Exception):
@@ -65,7 +69,9 @@ class DeviceError(EdgewrightError):
 
 
 class TargetError(EdgewrightError):
-    """An unknown target, a runtime that is not installed, or a program that a target refuses."""
+    """An unknown target, a runtime that is not installed, or a program that a target refuses (`refusals` says where)."""
+
+    refusals: tuple[Refusal, ...] = ()
 
 
 class LoweringError(EdgewrightError):

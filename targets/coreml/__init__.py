@@ -25,9 +25,10 @@ class CoremlTarget:
     )
 
     def legalize(self) -> tuple[Pass, ...]:
+        from edgewright.pipeline.passes.separate_outputs import SeparateOutputs
         from edgewright.pipeline.passes.spell_out_defaults import SpellOutDefaults
 
-        return (SpellOutDefaults(),)
+        return SpellOutDefaults(), SeparateOutputs()
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
         """Nothing is refused ahead of the converter: what it lacks ends the delivery in a LoweringError."""

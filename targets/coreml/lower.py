@@ -16,6 +16,7 @@ from pathlib import Path
 from edgewright.pipeline.program import Program
 
 AUTHOR = "com.apple.CoreML"
+DTYPES = "edgewright.dtypes"
 
 
 def write_mlpackage(program: Program, path: Path) -> None:
@@ -38,16 +39,21 @@ def write_mlpackage(program: Program, path: Path) -> None:
             saved = Path(folder) / "model.mlpackage"
             converted.save(str(saved))
             shutil.rmtree(path, ignore_errors=True)
-            _write_stable(saved / "Data" / AUTHOR, path)
+            dtypes = {spec.name: spec.dtype for spec in program.outputs}
+            _write_stable(saved / "Data" / AUTHOR, path, json.dumps(dtypes))
 
 
-def _write_stable(data: Path, path: Path) -> None:
-    """Write the package anew: coremltools' own has random identifiers, a date and map entries in any order."""
+def _write_stable(data: Path, path: Path, dtypes: str) -> None:
+    """Write the package anew: coremltools' own has random identifiers, a date and map entries in any order.
+
+    Core ML has no int64 and no bool at its surface, so the program's own output dtypes stand in the metadata.
+    """
     from coremltools.proto import Model_pb2
 
     spec = Model_pb2.Model()
     spec.ParseFromString((data / "model.mlmodel").read_bytes())
     spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
+    spec.description.metadata.userDefined[DTYPES] = dtypes
     folder = path / "Data" / AUTHOR
     folder.mkdir(parents=True)
     (folder / "model.mlmodel").write_bytes(spec.SerializeToString(deterministic=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Mapping
@@ -11,14 +12,28 @@ from typing import Any
 
 import numpy as np
 from edgewright.targets.base import Arrays, Session
+from edgewright.targets.coreml.lower import DTYPES
 
 
 def open_session(path: Path, threads: int) -> Session:
     return CoremlSession(path) if sys.platform == "darwin" else ReferenceSession(path, threads)
 
 
+def _recorded_dtypes(path: Path) -> dict[str, str]:
+    """The program's own output dtypes, as the lowering recorded them; empty for packages of others."""
+    from coremltools.models.utils import load_spec
+
+    found: dict[str, str] = json.loads(load_spec(str(path)).description.metadata.userDefined.get(DTYPES, "{}"))
+    return found
+
+
 class _Closing:
     _model: Any
+    _outer: dict[str, str]
+
+    def _widen(self, results: Mapping[str, Any]) -> Arrays:
+        """Core ML narrows int64 to int32 and bool to a number: back to what the program returns."""
+        return {name: np.asarray(value, dtype=self._outer.get(name)) for name, value in results.items()}
 
     def close(self) -> None:
         self._model = None
@@ -39,11 +54,11 @@ class ReferenceSession(_Closing):
         torch.set_num_threads(threads)
         self.runtime = f"edgewright reference interpreter (MIL read by coremltools {version('coremltools')})"
         self._model: Any = ReferenceModel.load(path)
+        self._outer = _recorded_dtypes(path)
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         feed = {name: np.asarray(inputs[name], dtype=dtype) for name, (_, dtype) in self._model.input_specs.items()}
-        results: Arrays = self._model.run(feed)
-        return results
+        return self._widen(self._model.run(feed))
 
     def __enter__(self) -> ReferenceSession:
         return self
@@ -59,6 +74,7 @@ class CoremlSession(_Closing):
 
         self.runtime = f"Core ML of macOS {platform.mac_ver()[0]}"
         self._model: Any = coremltools.models.MLModel(str(path))
+        self._outer = _recorded_dtypes(path)
         integers = coremltools.proto.FeatureTypes_pb2.ArrayFeatureType.INT32
         self._dtypes = {
             port.name: np.int32 if port.type.multiArrayType.dataType == integers else np.float32
@@ -67,7 +83,7 @@ class CoremlSession(_Closing):
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         feed = {name: np.asarray(inputs[name], dtype=dtype) for name, dtype in self._dtypes.items()}
-        return {name: np.asarray(value) for name, value in self._model.predict(feed).items()}
+        return self._widen(self._model.predict(feed))
 
     def __enter__(self) -> CoremlSession:
         return self

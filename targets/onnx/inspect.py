@@ -64,7 +64,7 @@ def inspect_onnx(path: Path) -> Inspection:
     steps = _steps(graph, shapes)
     opsets = ", ".join(f"{entry.domain or 'opset'} {entry.version}" for entry in model.opset_import)
     title = f"ONNX {opsets}, IR {model.ir_version}"
-    return account(title, steps, sizes, constants, by_dtype, _executed(path))
+    return account(title, steps, sizes, constants, by_dtype, _executed(path, _macs_by_result(steps)))
 
 
 def _steps(graph: Any, shapes: Mapping[str, list[int]]) -> list[Step]:
@@ -110,7 +110,19 @@ def _macs(op: str, data: list[int], weight: list[int], output: list[int]) -> int
     return matmul_macs(data, output) if len(data) >= 2 and "Gemm" not in op else inner
 
 
-def _executed(path: Path) -> list[Operation] | None:
+FUSED = {"Relu", "Clip", "Add", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu"}
+
+
+def _macs_by_result(steps: list[Step]) -> dict[str, int]:
+    """The products of the file by the value that they write, or that an activation fused into them writes."""
+    found: dict[str, int] = {}
+    for step in steps:
+        macs = step.macs or max((found.get(name, 0) for name in step.reads if step.op in FUSED), default=0)
+        found |= {name: macs for name in step.writes if macs}
+    return found
+
+
+def _executed(path: Path, stated: Mapping[str, int]) -> list[Operation] | None:
     """One profiled run on zeros, joined with the optimized graph by node name: the profile tells each kernel's dtypes
     and activation shapes, the graph the shapes of the weights. None when this ONNX Runtime does not open the file.
     """
@@ -140,10 +152,13 @@ def _executed(path: Path) -> list[Operation] | None:
     constants = {node.name: [weights.get(name, []) for name in node.input] for node in graph.node}
     suffix = "_kernel_time"
     kernels = [event for event in events if event.get("name", "").endswith(suffix)]
-    return [_kernel(event["name"].removesuffix(suffix), event["args"], constants) for event in kernels]
+    return [_kernel(event["name"].removesuffix(suffix), event["args"], constants, stated) for event in kernels]
 
 
-def _kernel(name: str, arguments: Mapping[str, Any], constants: Mapping[str, list[list[int]]]) -> Operation:
+def _kernel(
+    name: str, arguments: Mapping[str, Any], constants: Mapping[str, list[list[int]]], stated: Mapping[str, int]
+) -> Operation:
+    """A kernel in blocked layout ("y_nchwc" writes y) pads its channels: its products are those of the file."""
     op = arguments["op_name"]
     inputs = [next(iter(entry.items())) for entry in arguments["input_type_shape"]]
     compute = PROFILE_DTYPES.get(inputs[0][0], inputs[0][0]) if inputs else "none"
@@ -154,5 +169,6 @@ def _kernel(name: str, arguments: Mapping[str, Any], constants: Mapping[str, lis
         weight = stored[place] if place < len(stored) and stored[place] else inputs[place][1]
         output = next(iter(arguments["output_type_shape"][0].values()))
         macs = _macs(op, inputs[0][1], weight, output)  # N, H, W, C or N, C, H, W: the product is the same
+        macs = stated.get(name.removesuffix("_nchwc"), macs) if name.endswith("_nchwc") else macs
         compute = "int8" if op in INTEGER_KERNELS else compute
     return Operation(name, op, compute, macs)

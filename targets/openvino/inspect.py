@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,9 @@ def inspect_ir(path: Path) -> Inspection:
         sizes |= {_value(port): port.get_tensor().size for port in node.outputs() if port.partial_shape.is_static}
         if kind not in ("Parameter", "Result"):
             steps.append(Step(node.get_friendly_name(), kind, _stated(node), _macs(node, kind), reads, writes))
-    executed = [
-        _kernel(node) for node in compile_model(path, 1).get_runtime_model().get_ordered_ops() if _layer(node) != "Const"
-    ]
+    layers = compile_model(path, 1).get_runtime_model().get_ordered_ops()
+    stated = {step.name: step.macs for step in steps if step.macs}
+    executed = [kernel for node in layers if _layer(node) != "Const" for kernel in _kernels(node, stated)]
     return account("OpenVINO IR 11", steps, sizes, constants, by_dtype, executed)
 
 
@@ -98,6 +99,24 @@ def _macs(node: Any, kind: str) -> int:
         left = _shape(node.input(0).get_source_output())
         return matmul_macs(left, _shape(node.output(0)), transposed=bool(node.get_attributes().get("transpose_a")))
     return 0
+
+
+def _kernels(node: Any, stated: Mapping[str, int]) -> list[Operation]:
+    """A layer of the runtime graph; of a fused subgraph, every product in it.
+
+    The plugin compiles whole perceptrons and attention heads into one `Subgraph` that shows the dtype of its result
+    only. A product in it runs in integers when its dequantization was moved behind it.
+    """
+    if _layer(node) != "Subgraph":
+        return [_kernel(node)]
+    names = str(node.get_rt_info()["originalLayersNames"].astype(str)).split(",")
+    precision = _dtype(str(node.get_rt_info()["runtimePrecision"].astype(str)))
+    products = [
+        Operation(name, "Subgraph", "int8" if f"{name}/DequantizationMultiply" in names else precision, stated[name])
+        for name in names
+        if name in stated
+    ]
+    return products or [Operation(node.get_friendly_name(), "Subgraph", precision)]
 
 
 def _kernel(node: Any) -> Operation:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from edgewright.pipeline.program import Program
 from edgewright.targets.onnx.lower import write_onnx
@@ -21,5 +23,13 @@ def write_ir(program: Program, path: Path) -> None:
             port.get_tensor().set_names({spec.name})
         for port, spec in zip(model.outputs, program.outputs, strict=True):
             port.get_tensor().set_names({spec.name})  # one behind a DequantizeLinear may have lost its name
-        model.set_friendly_name("main")
+        _name_stably(model)
         openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def _name_stably(model: Any) -> None:
+    """OpenVINO numbers nameless nodes through the life of the process ("Constant_2484"); the place is the same always."""
+    model.set_friendly_name("main")
+    for place, node in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(r"[A-Z][A-Za-z]*_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{node.get_type_name()}.{place}")

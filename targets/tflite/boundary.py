@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,19 +22,50 @@ def restore_boundary(content: bytes, inputs: Sequence[TensorSpec], outputs: Sequ
     graph, signature = model.subgraphs[0], model.signatureDefs[0]
     by_name = {entry.name.decode(): entry for entry in signature.inputs}
     entries = [by_name[spec.name] for spec in inputs]
+    inner = [entry.tensorIndex for entry in entries]
     for spec, entry in zip(inputs, entries, strict=True):
         entry.tensorIndex = _float_input(schema, model, graph, entry.tensorIndex, spec)
+    outer = {index: entry.tensorIndex for index, entry in zip(inner, entries, strict=True)}
     graph.inputs = [entry.tensorIndex for entry in entries]
     signature.inputs = entries
     signature.outputs = _in_order(signature.outputs)
     for spec, entry in zip(outputs, signature.outputs, strict=True):
         entry.name = spec.name.encode()
-        entry.tensorIndex = _float_output(schema, model, graph, entry.tensorIndex, spec)
+        if entry.tensorIndex in outer:  # an input that is returned as it is
+            entry.tensorIndex = outer[entry.tensorIndex]
+        else:
+            entry.tensorIndex = _float_output(schema, model, graph, entry.tensorIndex, spec)
     graph.outputs = [entry.tensorIndex for entry in signature.outputs]
+    _record_dtypes(schema, model, outputs)
     model.description = b"edgewright"
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+DTYPES = "edgewright.dtypes"  # metadata of the file: the program's own dtype of each output
+
+
+def _record_dtypes(schema: Any, model: Any, outputs: Sequence[TensorSpec]) -> None:
+    """The converter narrows int64 results to int32; a session widens them again."""
+    entry, buffer = schema.MetadataT(), schema.BufferT()
+    buffer.data = list(json.dumps({spec.name: spec.dtype for spec in outputs}).encode())
+    entry.name, entry.buffer = DTYPES.encode(), len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+
+
+def recorded_dtypes(content: bytes) -> dict[str, str]:
+    """What `restore_boundary` recorded; empty for files of others."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    for place in range(model.MetadataLength()):
+        entry = model.Metadata(place)
+        if entry.Name() == DTYPES.encode():
+            found: dict[str, str] = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+            return found
+    return {}
 
 
 def _in_order(entries: Sequence[Any]) -> list[Any]:
@@ -55,8 +87,7 @@ def _float_input(schema: Any, model: Any, graph: Any, index: int, spec: TensorSp
 def _float_output(schema: Any, model: Any, graph: Any, index: int, spec: TensorSpec) -> int:
     tensor = graph.tensors[index]
     if tensor.type != schema.TensorType.INT8 or spec.dtype != "float32":
-        if index not in list(graph.inputs):
-            tensor.name = spec.name.encode()
+        tensor.name = spec.name.encode()
         return index
     outer = _float_tensor(schema, graph, tensor, spec.name)
     graph.operators.append(_operator(schema, model, schema.BuiltinOperator.DEQUANTIZE, index, outer))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from edgewright.targets.base import Arrays
+from edgewright.targets.tflite.boundary import recorded_dtypes
 
 
 class TfliteSession:
@@ -24,11 +25,12 @@ class TfliteSession:
         self._interpreter.allocate_tensors()
         name = next(iter(self._interpreter.get_signature_list()))
         self._run: Any = self._interpreter.get_signature_runner(name)
+        self._outer = recorded_dtypes(path.read_bytes())
         self._dtypes = {port: detail["dtype"] for port, detail in self._run.get_input_details().items()}
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         results = self._run(**{name: np.asarray(inputs[name], dtype=dtype) for name, dtype in self._dtypes.items()})
-        return {name: np.array(value) for name, value in results.items()}
+        return {name: np.array(value, dtype=self._outer.get(name, value.dtype)) for name, value in results.items()}
 
     def close(self) -> None:
         self._run = self._interpreter = None

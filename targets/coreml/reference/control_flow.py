@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edgewright.targets.coreml.reference.registry import mil
-from edgewright.targets.coreml.reference.values import Labels, MilList, State, UnclearError
+from edgewright.targets.coreml.reference.values import TORCH_DTYPES, Labels, MilList, State, UnclearError
 
 Blocks = list[Callable[..., list[Any]]]
 
@@ -35,7 +35,11 @@ def while_loop(loop_vars: tuple[Any, ...], blocks: Blocks) -> list[Any]:
 
 @mil("make_list")
 def make_list(init_length: int, dynamic_length: bool, elem_shape: Any, dtype: str) -> MilList:
-    return MilList((None,) * init_length, dynamic_length)
+    """Zeros; a size that stands as a string in `elem_shape` is known only when an element is written."""
+    blank = None
+    if not any(isinstance(size, str) for size in elem_shape):
+        blank = torch.zeros([int(size) for size in elem_shape], dtype=TORCH_DTYPES[dtype])
+    return MilList((blank,) * init_length, blank, dynamic_length)
 
 
 @mil("list_length")
@@ -48,17 +52,17 @@ def _written(ls: MilList, index: int) -> Tensor:
         raise UnclearError(f"index {index} lies outside of a list of {len(ls.elements)}")
     element = ls.elements[index]
     if element is None:
-        raise UnclearError(f"element {index} of a list was never written")
+        raise UnclearError(f"element {index} of a list of unknown shape was never written")
     return element
 
 
 def _replaced(ls: MilList, index: int, value: Tensor) -> MilList:
-    """A list of dynamic length grows to hold the index."""
-    if not 0 <= index < (index + 1 if ls.dynamic else len(ls.elements)):
+    """A list of dynamic length grows to hold the index, with blank elements before it."""
+    if index < 0 or (index >= len(ls.elements) and not ls.dynamic):
         raise UnclearError(f"index {index} lies outside of a list of {len(ls.elements)}")
-    elements = list(ls.elements) + [None] * (index + 1 - len(ls.elements))
+    elements = list(ls.elements) + [ls.blank] * (index + 1 - len(ls.elements))
     elements[index] = value
-    return MilList(tuple(elements), ls.dynamic)
+    return MilList(tuple(elements), ls.blank, ls.dynamic)
 
 
 @mil("list_write")
@@ -92,8 +96,8 @@ def read_state(input: Any) -> Tensor:
 
 @mil("coreml_update_state")
 def coreml_update_state(state: Any, value: Any) -> Any:
-    """The state takes the value, which is also the result."""
-    state.content = value
+    """The state takes a copy of the value, which is also the result."""
+    state.content = value.clone()
     return value
 
 

@@ -7,16 +7,23 @@ dtype; iOS18/transformers.py (scaled_dot_product_attention).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgewright.targets.coreml.reference.registry import mil
+from edgewright.targets.coreml.reference.registry import limit, mil
+
+
+def _product(x: Tensor, y: Tensor) -> Tensor:
+    """Of a floating-point operand and integers, in float32; of integers, exactly."""
+    common = torch.promote_types(x.dtype, y.dtype)
+    return torch.matmul(x.to(common), y.to(common))
 
 
 @mil("linear")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product = torch.matmul(x, weight.T)
+    product = _product(x, weight.T)
     return product if bias is None else product + bias
 
 
@@ -25,7 +32,7 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool, transpose_y: bool) -> Tensor
     """A transposition has no effect on a vector."""
     x = x.mT if transpose_x and x.dim() > 1 else x
     y = y.mT if transpose_y and y.dim() > 1 else y
-    return torch.matmul(x, y)
+    return _product(x, y)
 
 
 @mil("einsum")
@@ -45,3 +52,15 @@ def scaled_dot_product_attention(
     elif attn_mask is not None:
         similarity = similarity + attn_mask
     return torch.matmul(torch.softmax(similarity, -1), value)
+
+
+@limit("linear", "matmul")
+def float_product_of_integers(op: Any) -> str | None:
+    from coremltools.converters.mil.mil import types
+
+    operands = [
+        each for each in (op.inputs.get(name) for name in ("x", "y", "weight", "bias")) if each is not None
+    ]
+    if types.is_int(op.outputs[0].dtype) and any(types.is_float(each.dtype) for each in operands):
+        return "floating-point constants with an integer result have no stated rounding"
+    return None

@@ -175,7 +175,7 @@ def _constant(value: Any) -> Any:
         return value
     if isinstance(value, np.ndarray | np.generic | bool | int | float):
         return from_numpy(np.asarray(value))
-    return Labels(tuple(name if isinstance(name, str) else int(name) for name in value.ls))
+    return Labels(tuple(name if isinstance(name, str) else int(name) for name in value))
 
 
 def _dtype(var: Any) -> torch.dtype | None:

@@ -47,6 +47,8 @@ REDUCTIONS: dict[str, Reduce] = {
 
 def _reduction(function: Reduce) -> Callable[..., Tensor]:
     def kernel(x: Tensor, keep_dims: bool, axes: list[int] | None = None) -> Tensor:
+        if axes == []:  # of each element alone; PyTorch would take all axes
+            return function(x.unsqueeze(-1), [-1], False)
         return function(x, list(range(x.dim())) if axes is None else axes, keep_dims)
 
     return kernel

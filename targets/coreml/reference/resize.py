@@ -44,9 +44,19 @@ def interpolate(x: Tensor, axis: int, points: Tensor) -> Tensor:
     return first + (second - first) * weight
 
 
-def nearest(x: Tensor, axis: int, count: int) -> Tensor:
-    """Element floor(i * size / count), as TensorFlow's and PyTorch's; Apple's expected values agree."""
+def nearest_below(x: Tensor, axis: int, count: int) -> Tensor:
+    """Element floor(i * size / count), as PyTorch's "nearest" and TensorFlow's without half pixels."""
     return x.index_select(axis, torch.arange(count) * x.shape[axis] // count)
+
+
+def nearest_centre(x: Tensor, axis: int, count: int) -> Tensor:
+    """Element floor((i + 1/2) * size / count), as TensorFlow's with half pixels.
+
+    TensorFlow's converter maps half pixels to `resize_nearest_neighbor` and to `resize` with sampling mode
+    DEFAULT; Apple's expected values for two elements made three, [a, b, b], agree and rule `nearest_below`
+    out.
+    """
+    return x.index_select(axis, (2 * torch.arange(count) + 1) * x.shape[axis] // (2 * count))
 
 
 def _scaled(size: int, factor: Tensor) -> int:
@@ -56,13 +66,13 @@ def _scaled(size: int, factor: Tensor) -> int:
 @mil("upsample_nearest_neighbor")
 def upsample_nearest_neighbor(x: Tensor, scale_factor_height: Tensor, scale_factor_width: Tensor) -> Tensor:
     """By the ratio of the sizes, not by the factor that gave them."""
-    x = nearest(x, -2, _scaled(x.shape[-2], scale_factor_height))
-    return nearest(x, -1, _scaled(x.shape[-1], scale_factor_width))
+    x = nearest_below(x, -2, _scaled(x.shape[-2], scale_factor_height))
+    return nearest_below(x, -1, _scaled(x.shape[-1], scale_factor_width))
 
 
 @mil("resize_nearest_neighbor")
 def resize_nearest_neighbor(x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
-    return nearest(nearest(x, -2, target_size_height), -1, target_size_width)
+    return nearest_centre(nearest_centre(x, -2, target_size_height), -1, target_size_width)
 
 
 @mil("upsample_bilinear")
@@ -97,7 +107,7 @@ def resize(
     for back in range(1, resized_dims + 1):
         count = shape[-back] or x.shape[-back]
         if interpolation_mode == "NEAREST_NEIGHBOR":
-            x = nearest(x, -back, count)
+            x = nearest_centre(x, -back, count)
         else:
             x = interpolate(x, -back, grid(x.shape[-back], count, sampling_mode))
     return x

@@ -53,9 +53,10 @@ class UnclearError(Exception):
 
 @dataclass(frozen=True)
 class MilList:
-    """A MIL list. An element that was never written is None."""
+    """A MIL list: its elements are zeros at first, or None where their shape is known at run time only."""
 
     elements: tuple[Tensor | None, ...]
+    blank: Tensor | None
     dynamic: bool
 
 

@@ -1,0 +1,132 @@
+"""Calibration and validation data: from the user's callable, a file or a folder, checked before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from edgewright.errors import CalibrationError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sample = dict[str, "np.ndarray[Any, Any]"]
+
+
+class Port(Protocol):
+    """What a declared input is: a name, a shape whose named dimensions are strings, a dtype."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int | str, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+def load_samples(source: str, ports: Sequence[Port], samples: int, key: str) -> list[Sample]:
+    """Read up to `samples` samples, each with named dimensions of size 1.
+
+    Args:
+        source: "module:function" giving an iterable of dicts of arrays; an .npz or .safetensors file whose arrays are
+            stacked along the first axis; or a folder of .npy files (one input) or images.
+        key: where the release file names it, for messages.
+    Raises:
+        CalibrationError: nothing there, wrong names, shapes or dtypes, NaN or infinity.
+    """
+    found: list[Sample] = []
+    for number, batch in enumerate(_read(source, ports, key)):
+        if not isinstance(batch, Mapping):
+            raise CalibrationError(
+                "calibration data has to be dicts of arrays by input name", got=type(batch).__name__, where=f"{key}, item {number}"
+            )
+        arrays = _checked(batch, ports, f"{key}, item {number}")
+        found += islice(_split(arrays, ports), samples - len(found))
+        if len(found) >= samples:
+            break
+    if not found:
+        raise CalibrationError("the data source yields nothing", got=source, expected=f"up to {samples} samples", where=key)
+    return found
+
+
+def to_tensors(samples: Iterable[Sample]) -> list[dict[str, Tensor]]:
+    import torch
+
+    return [{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in sample.items()} for sample in samples]
+
+
+def digest_of(samples: Iterable[Sample]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all samples, in order."""
+    sha = hashlib.sha256()
+    for sample in samples:
+        for name in sorted(sample):
+            array = np.ascontiguousarray(sample[name])
+            sha.update(f"{name} {array.dtype} {array.shape}".encode())
+            sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+def _read(source: str, ports: Sequence[Port], key: str) -> Iterator[Any]:
+    from edgewright.calibration.files import read_folder, read_stacked
+    from edgewright.pipeline.sources import call_user, is_callable_name, load_callable
+
+    path = Path(source)
+    if is_callable_name(source):
+        yield from call_user(lambda: list(load_callable(source, key)()), source)
+    elif path.suffix in (".npz", ".safetensors") and path.is_file():
+        yield read_stacked(path)
+    elif path.is_dir():
+        yield from read_folder(path, ports)
+    else:
+        expected = "module:function, an .npz or .safetensors file, or a folder of .npy files"
+        raise CalibrationError("no such data source", got=source, expected=expected, where=key)
+
+
+def _checked(batch: Mapping[str, Any], ports: Sequence[Port], where: str) -> Sample:
+    names = [port.name for port in ports]
+    unknown, missing = sorted(set(batch) - set(names)), sorted(set(names) - set(batch))
+    if unknown or missing:
+        hints = [f"{name!r}: {did_you_mean(name, names)}" for name in unknown]
+        raise CalibrationError(
+            "the data has other names than the model's inputs",
+            got=", ".join(sorted(map(str, batch))),
+            expected=", ".join(names),
+            where=where,
+            do="; ".join(hints) or None,
+        )
+    arrays = {}
+    for port in ports:
+        value = batch[port.name]
+        array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+        arrays[port.name] = _fitting(array, port, where)
+    return arrays
+
+
+def _fitting(array: np.ndarray[Any, Any], port: Port, where: str) -> np.ndarray[Any, Any]:
+    place = f"{where}, input {port.name!r}"
+    fits = array.ndim == len(port.shape) and all(
+        isinstance(wanted, str) or wanted == size for wanted, size in zip(port.shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise CalibrationError("wrong shape", got=list(array.shape), expected=list(port.shape), where=place)
+    wanted = np.dtype(port.dtype)
+    if array.dtype.kind != wanted.kind and not (array.dtype.kind in "iu" and wanted.kind in "iu"):
+        raise CalibrationError("wrong dtype", got=array.dtype, expected=wanted, where=place)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        first = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise CalibrationError("the data has NaN or infinite values", got=f"first at {first}", where=place)
+    return array.astype(wanted, copy=False)
+
+
+def _split(arrays: Sample, ports: Sequence[Port]) -> Iterator[Sample]:
+    """Cut along the leading named dimension; inputs without one go with every sample."""
+    batched = [port.name for port in ports if port.shape and isinstance(port.shape[0], str)]
+    if not batched:
+        yield arrays
+        return
+    for row in range(len(arrays[batched[0]])):
+        yield {name: array[row : row + 1] if name in batched else array for name, array in arrays.items()}

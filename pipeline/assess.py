@@ -1,0 +1,319 @@
+"""Judge one delivery: compare, measure, predict, hold against the limits, and stage the package if it may ship."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from edgewright import __version__
+from edgewright.device_profiles.predict import Interval, predict_latency_ms, predict_peak_bytes
+from edgewright.errors import EdgewrightError
+from edgewright.pipeline import limits
+from edgewright.pipeline.arrays import load_samples_file
+from edgewright.pipeline.environment import versions_of
+from edgewright.pipeline.jobs import run_job
+from edgewright.pipeline.low_precision import low_precision_share
+from edgewright.pipeline.manifest import Manifest, Measurements, PortRecord, Vectors
+from edgewright.pipeline.measure import Measurement
+from edgewright.pipeline.package import ARTIFACT, VECTORS, file_records, seal, write_vectors
+from edgewright.pipeline.results import (
+    Check,
+    Comparison,
+    DeliveryResult,
+    Figure,
+    MetricResult,
+    RefusalRecord,
+)
+from edgewright.pipeline.validate import compare, parity_floor
+from edgewright.targets.base import Artifact, Inspection, Operation
+
+if TYPE_CHECKING:
+    from edgewright.pipeline.export import Material
+    from edgewright.pipeline.plan import PlannedDelivery
+    from edgewright.pipeline.subject import Subject
+
+MEASURE_TIMEOUT_S = 300.0
+VECTOR_SAMPLES = 4
+OVERHEAD_BYTES = 20_000
+VECTOR_SLACK_DB = 6.0  # another processor may round single steps otherwise
+MB = 1e6
+
+
+def failed(delivery: PlannedDelivery, error: BaseException) -> DeliveryResult:
+    """A delivery without an artifact, with what its worker said.
+
+    Raises:
+        BaseException: `error` itself, when it is none of ours or is the user's to mend.
+    """
+    if not isinstance(error, EdgewrightError):
+        raise error
+    refusals = tuple(RefusalRecord(**refusal) for refusal in getattr(error, "refusals", ()))
+    return DeliveryResult(
+        name=delivery.label,
+        target=delivery.section.target,
+        device=delivery.section.device,
+        part=delivery.section.part,
+        status="refused" if refusals else "failed",
+        reason=str(error),
+        refusals=refusals,
+    )
+
+
+def assess(
+    material: Material, delivery: PlannedDelivery, job: dict[str, Any], staging: Path, strict: bool
+) -> DeliveryResult:
+    """Put the figures of a delivery together; a package is staged unless a limit was missed."""
+    subject = material.subjects[delivery.section.part]
+    inspection = read_inspection(job["inspection"])
+    artifact = delivery.target.find(staging / delivery.label / ARTIFACT)
+    found = load_samples_file(staging / "jobs" / delivery.label / "outputs.npz")
+    compression = compare(subject.original_outputs, subject.compressed_outputs)
+    lowering = compare(subject.compressed_outputs, found)
+    end_to_end = compare(subject.original_outputs, found)
+    latency, memory = _figures(delivery, subject, job, inspection, artifact, staging)
+    share = Figure(
+        value=inspection.low_precision_share, provenance="file" if inspection.executed is None else "executed"
+    )
+    metric = _metric(material, subject, job)
+    checks = [
+        *_parity_checks(delivery, compression, end_to_end, material.release.quality.min_sqnr_db),
+        *_effect_checks(subject, inspection, share),
+        *_metric_checks(metric, material.release.quality.max_drop),
+        *_limit_checks(delivery, artifact, latency, memory),
+    ]
+    status = limits.status_of(checks, strict)
+    bad = [limits.describe(check) for check in checks if check.outcome != "passed"]
+    result = DeliveryResult(
+        name=delivery.label,
+        target=delivery.section.target,
+        device=delivery.section.device,
+        part=delivery.section.part,
+        status=status,
+        package=f"{delivery.label}.zip" if status != "missed" else None,
+        reason="; ".join(bad),
+        runtime=job["runtime"],
+        format=inspection.format,
+        size_bytes=artifact.size_bytes,
+        float32_bytes=_float32_bytes(subject),
+        bytes_by_dtype=dict(inspection.bytes_by_dtype),
+        compression=compression,
+        lowering=lowering,
+        end_to_end=end_to_end,
+        metric=metric,
+        low_precision_share=share,
+        latency_ms=latency,
+        memory_bytes=memory,
+        checks=tuple(checks),
+        not_verified=tuple(_not_verified(material, delivery, job, metric)),
+        seconds={name: round(value, 3) for name, value in job["seconds"].items()},
+    )
+    if status != "missed":
+        _stage_package(material, delivery, subject, result, job, staging, artifact)
+    return result
+
+
+def read_inspection(content: dict[str, Any]) -> Inspection:
+    """An Inspection from a job's plain data."""
+    executed = content["executed"]
+    return Inspection(
+        content["format"],
+        tuple(Operation(**operation) for operation in content["operations"]),
+        content["bytes_by_dtype"],
+        None if executed is None else tuple(Operation(**operation) for operation in executed),
+        content["peak_activation_bytes"],
+    )
+
+
+def _figures(
+    delivery: PlannedDelivery, subject: Subject, job: dict[str, Any], inspection: Inspection, artifact: Artifact, staging: Path
+) -> tuple[dict[str, Figure], dict[str, Figure]]:
+    latency: dict[str, Figure] = {}
+    memory: dict[str, Figure] = {}
+    section = delivery.section
+    if job["provenance"] == "measured-on-host":
+        folder = staging / "jobs" / f"{delivery.label}.measure"
+        folder.mkdir()
+        first = folder / "sample.npz"
+        with first.open("wb") as file:
+            np.savez(file, **subject.validation[0])  # type: ignore[arg-type]
+        measurement = Measurement(section.target, str(staging / delivery.label / ARTIFACT), str(first), section.threads)
+        measured = run_job("measure", measurement, folder, MEASURE_TIMEOUT_S)
+        latency["host_p50"] = Figure(value=round(measured["p50_ms"], 4), provenance="measured-on-host")
+        latency["host_p90"] = Figure(value=round(measured["p90_ms"], 4), provenance="measured-on-host")
+        memory["host_peak"] = Figure(value=measured["peak_bytes"], provenance="measured-on-host")
+    if not delivery.profile.is_host:
+        latency["device"] = _predicted(predict_latency_ms(inspection, delivery.profile, section.target))
+        memory["device"] = _predicted(predict_peak_bytes(inspection, delivery.profile, section.target))
+    return latency, memory
+
+
+def _predicted(interval: Interval) -> Figure:
+    return Figure(value=interval.expected, low=interval.low, high=interval.high, provenance="predicted")
+
+
+def _metric(material: Material, subject: Subject, job: dict[str, Any]) -> MetricResult | None:
+    if material.metric is None or subject.metric_original is None or subject.metric_compressed is None:
+        return None
+    return MetricResult(
+        name=material.metric.function,
+        original=subject.metric_original,
+        compressed=subject.metric_compressed,
+        artifact=job["metric"],
+    )
+
+
+def _parity_checks(
+    delivery: PlannedDelivery, compression: Comparison, end_to_end: Comparison, minimum: float | None
+) -> list[Check]:
+    tolerance = delivery.target.capabilities.tolerance_db
+    checks = [
+        limits.lower_limit(
+            f"parity of {name}",
+            "dB against the original",
+            Figure(value=end_to_end.outputs[name], provenance="measured-on-host"),
+            parity_floor(own, tolerance),
+            "the file computes other numbers than the compressed graph: report it with the model's definition",
+        )
+        for name, own in compression.outputs.items()
+    ]
+    if minimum is not None:
+        figure = Figure(value=end_to_end.sqnr_db, provenance="measured-on-host")
+        advice = "quantize fewer modules, or train with quantization"
+        checks.append(limits.lower_limit("least SQNR", "dB against the original", figure, minimum, advice))
+    return checks
+
+
+def _effect_checks(subject: Subject, inspection: Inspection, share: Figure) -> list[Check]:
+    """Compression has to be in the file: integer arithmetic where the graph has it, and the graph's own bytes."""
+    stated = low_precision_share(subject.program)
+    stored = sum(inspection.bytes_by_dtype.values())
+    allowed = 1.1 * sum(subject.program.weight_bytes().values()) + OVERHEAD_BYTES
+    checks = [
+        limits.upper_limit(
+            "stored constants", "bytes", Figure(value=stored, provenance="file"), round(allowed),
+            "the converter stored compressed weights in a wider form",
+        )
+    ]
+    if stated > 0:
+        advice = "some layers fell back to float in this runtime: `edgewright inspect` names them"
+        checks.append(limits.lower_limit("low-precision share", "of multiply-accumulates", share, 0.95 * stated, advice))
+    return checks
+
+
+def _metric_checks(metric: MetricResult | None, max_drop: float | None) -> list[Check]:
+    if metric is None or max_drop is None:
+        return []
+    figure = Figure(value=metric.drop, provenance="measured-on-host")
+    advice = "more calibration samples, fewer quantized modules, or training with quantization"
+    return [limits.upper_limit("metric drop", metric.name.partition(":")[2], figure, max_drop, advice)]
+
+
+def _limit_checks(
+    delivery: PlannedDelivery, artifact: Artifact, latency: dict[str, Figure], memory: dict[str, Figure]
+) -> list[Check]:
+    section, host = delivery.section, delivery.profile.is_host
+    checks = []
+    if section.size_mb is not None:
+        figure = Figure(value=artifact.size_bytes / MB, provenance="file")
+        advice = "a scheme with fewer bits, or pruning"
+        checks.append(limits.upper_limit("size", "MB", figure, section.size_mb, advice))
+    time = latency.get("host_p90" if host else "device")
+    if section.latency_ms is not None and time is not None:
+        advice = "a smaller model or scheme, or a measurement on the device itself"
+        checks.append(limits.upper_limit("latency", "ms", time, section.latency_ms, advice))
+    peak = memory.get("host_peak" if host else "device")
+    if section.memory_mb is not None and peak is not None:
+        figure = Figure(
+            value=peak.value / MB,
+            low=None if peak.low is None else peak.low / MB,
+            high=None if peak.high is None else peak.high / MB,
+            provenance=peak.provenance,
+        )
+        advice = "smaller activations (input size, batch) or weights"
+        checks.append(limits.upper_limit("peak memory", "MB", figure, section.memory_mb, advice))
+    return checks
+
+
+def _not_verified(
+    material: Material, delivery: PlannedDelivery, job: dict[str, Any], metric: MetricResult | None
+) -> list[str]:
+    sentences = []
+    if job["provenance"] == "reference":
+        sentences.append(
+            "Apple's Core ML did not run: away from macOS the reference interpreter executed the saved package; "
+            "latency and memory of Core ML were not measured."
+        )
+    if not delivery.profile.is_host:
+        sentences.append(f"Nothing ran on a {delivery.profile.name}: latency and memory there are predictions.")
+    if material.shared_data:
+        sentences.append("Validation used the calibration inputs: name held-out ones under [validation].")
+    if metric is None:
+        sentences.append("No task metric was given: quality is SQNR alone.")
+    return sentences
+
+
+def _float32_bytes(subject: Subject) -> int:
+    return sum(4 * tensor.numel() for _, tensor in subject.original.constants() if tensor.is_floating_point())
+
+
+def _stage_package(
+    material: Material, delivery: PlannedDelivery, subject: Subject, result: DeliveryResult, job: dict[str, Any],
+    staging: Path, artifact: Artifact,
+) -> None:
+    from edgewright.pipeline.export import pass_records
+
+    folder = staging / delivery.label
+    samples = subject.validation[:VECTOR_SAMPLES]
+    expected = subject.compressed_outputs[: len(samples)]
+    write_vectors(folder / VECTORS, samples, expected)
+    found = load_samples_file(staging / "jobs" / delivery.label / "outputs.npz")[: len(samples)]
+    reached = compare(expected, found).sqnr_db - VECTOR_SLACK_DB
+    assert result.compression and result.lowering and result.end_to_end and result.low_precision_share, "assessed"
+    declared = {} if subject.part else {port.name: port for port in material.release.model.inputs}
+    inputs = []
+    for spec in subject.original.inputs:
+        settings = declared[spec.name].preprocess if spec.name in declared else None
+        inputs.append(
+            PortRecord(
+                name=spec.name, shape=spec.shape, dtype=spec.dtype, layout=settings.layout if settings else None, preprocess=settings
+            )
+        )
+    manifest = Manifest(
+        name=delivery.label,
+        release=str(material.release.name),
+        edgewright=__version__,
+        target=result.target,
+        device=result.device,
+        part=result.part,
+        format=result.format,
+        minimum=dict(delivery.target.capabilities.minimum),
+        artifact=artifact.main.relative_to(folder).as_posix(),
+        inputs=tuple(inputs),
+        outputs=tuple(PortRecord(name=s.name, shape=s.shape, dtype=s.dtype) for s in subject.original.outputs),
+        files=file_records(folder),
+        vectors=Vectors(
+            file=VECTORS,
+            samples=len(samples),
+            floor_db=round(min(reached, delivery.target.capabilities.tolerance_db - VECTOR_SLACK_DB), 1),
+        ),
+        model_digest=subject.original.digest(),
+        program_digest=subject.program.digest(),
+        source=material.release.model.source,
+        checkpoint_sha256=material.checkpoint_sha256,
+        calibration_sha256=material.calibration_sha256,
+        recipe=pass_records(subject.reports),
+        release_file=material.release.model_dump(mode="json", exclude_none=True),
+        versions=versions_of(material.plan),
+        verified_in=result.runtime,
+        provenance=job["provenance"],
+        compression=result.compression,
+        lowering=result.lowering,
+        end_to_end=result.end_to_end,
+        metric=result.metric,
+        low_precision_share=result.low_precision_share,
+        bytes_by_dtype=result.bytes_by_dtype,
+        not_verified=result.not_verified,
+        measurements=Measurements(latency_ms=result.latency_ms, memory_bytes=result.memory_bytes),
+    )
+    seal(folder, manifest)

@@ -1,0 +1,127 @@
+"""The command line: export, verify, inspect, devices, doctor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from edgewright import __version__
+from edgewright.errors import EdgewrightError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="One PyTorch model in; for every device that you name, a small, verified package out.",
+    epilog="Exit codes: 0 all passed; 1 a limit or a comparison was missed; 2 bad input or usage; 130 interrupted.",
+)
+
+
+def main() -> NoReturn:
+    """Run the command line; errors of ours are printed as they are, without a traceback."""
+    try:
+        app()
+        raise SystemExit(0)
+    except EdgewrightError as error:
+        print(f"edgewright: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("edgewright: interrupted; nothing was overwritten", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"edgewright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """One PyTorch model in; for every device that you name, a small, verified package out."""
+
+
+@app.command()
+def export(
+    release: Annotated[Path, typer.Argument(help="The release file (TOML).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for packages, release.json and report.html.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Count undecided predictions as misses.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for each converter's process.")] = 900.0,
+    trust_input: Annotated[str | None, typer.Option("--trust-input", help="SHA-256 of a .pt2 source.")] = None,
+) -> None:
+    """Carry a release file out: one verified package for each delivery."""
+    from edgewright.pipeline.console import Stopwatch, print_result
+
+    console = _console()
+    with Stopwatch(console) as stopwatch:
+        # Imported behind the stopwatch: PyTorch takes seconds.
+        from edgewright.pipeline.export import export as run
+
+        result = run(
+            release, out, strict=strict, timeout_s=timeout, trust_input=trust_input, progress=stopwatch.stage
+        )
+    print_result(console, result, out)
+    missed = any(delivery.status in ("missed", "failed", "refused") for delivery in result.deliveries)
+    raise typer.Exit(1 if missed else 0)
+
+
+@app.command()
+def verify(
+    package: Annotated[Path, typer.Argument(help="A package folder or its .zip.")],
+    threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
+) -> None:
+    """Check a package's hashes and run its test vectors in the runtime on this machine."""
+    from edgewright.pipeline.console import print_verification
+    from edgewright.pipeline.verify import verify as run
+
+    found = run(package, threads)
+    print_verification(_console(), found)
+    raise typer.Exit(0 if found.passed else 1)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A package, or an .onnx, .tflite, .xml or .mlpackage file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a file really holds and computes."""
+    from edgewright.pipeline.console import print_inspection
+    from edgewright.pipeline.inspection import inspect_path
+
+    found = inspect_path(path)
+    if json:
+        import dataclasses
+        from json import dumps
+
+        print(dumps(dataclasses.asdict(found) | {"low_precision_share": found.low_precision_share}, indent=2))
+    else:
+        print_inspection(_console(), found)
+
+
+@app.command()
+def devices() -> None:
+    """List the device profiles that ship with edgewright."""
+    from edgewright.pipeline.console import print_devices
+
+    print_devices(_console())
+
+
+@app.command()
+def doctor() -> None:
+    """Show which targets are ready here, with the versions of their packages."""
+    from edgewright.pipeline.console import print_doctor
+
+    print_doctor(_console())

@@ -1,0 +1,60 @@
+"""Compress a program by a recipe: the public form of the pass runner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from edgewright.errors import CalibrationError
+from edgewright.pipeline.passes.base import Context
+from edgewright.pipeline.passes.runner import Compressed, run_passes
+from edgewright.pipeline.program import Program
+from edgewright.pipeline.recipe import Recipe, build_passes
+from torch import Tensor
+
+
+def compress(
+    program: Program,
+    recipe: Recipe,
+    *,
+    batches: Iterable[Mapping[str, Any] | Sequence[Any]] = (),
+    seed: int = 0,
+) -> Compressed:
+    """Apply a recipe to a clone of `program`.
+
+    Args:
+        recipe: a TOML file with [[compress]] tables, or a list such as `[{"pass": "quantize", "scheme": "w8a8"}]`;
+            an empty list means float32.
+        batches: calibration data, dicts by input name or tuples in the inputs' order.
+    Returns:
+        `.program`, and `.reports`: each pass with what it did and what it left alone.
+    Raises:
+        RecipeError, PassError, CalibrationError.
+    """
+    passes = build_passes(recipe)
+    return run_passes(program, passes, Context([_tensors(batch, program) for batch in batches], seed))
+
+
+def _tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) -> dict[str, Tensor]:
+    names = [spec.name for spec in program.inputs]
+    values = dict(batch) if isinstance(batch, Mapping) else dict(zip(names, batch, strict=False))
+    if sorted(values) != sorted(names):
+        raise CalibrationError(
+            "a batch has other names than the model's inputs", got=", ".join(sorted(values)), expected=", ".join(names)
+        )
+    found = {}
+    for spec in program.inputs:
+        value = values[spec.name]
+        tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
+        if tuple(tensor.shape) != spec.shape or str(tensor.dtype) != f"torch.{spec.dtype}":
+            raise CalibrationError(
+                f"a batch does not fit the input {spec.name!r}",
+                got=f"{tensor.dtype} {tuple(tensor.shape)}",
+                expected=f"torch.{spec.dtype} {spec.shape}",
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CalibrationError(f"a batch of the input {spec.name!r} has NaN or infinite values")
+        found[spec.name] = tensor
+    return found

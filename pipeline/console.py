@@ -1,0 +1,161 @@
+"""What the command line prints."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from edgewright.pipeline.results import DeliveryResult, Figure, ReleaseResult
+    from edgewright.pipeline.verify import Verification
+    from edgewright.targets.base import Inspection
+    from rich.console import Console
+
+COLORS = {"passed": "green", "undecided": "yellow", "missed": "red", "failed": "red", "refused": "red"}
+
+
+class Stopwatch:
+    """Shows the stage at work, live in a terminal and as plain lines elsewhere.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status = console.status("starting")
+        self._stage, self._began = "starting", time.monotonic()
+
+    def __enter__(self) -> Stopwatch:
+        self._status.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._status.stop()
+        if exc[0] is None:
+            self._close()
+
+    def stage(self, name: str) -> None:
+        self._close()
+        self._stage, self._began = name, time.monotonic()
+        self._status.update(escape(name))
+
+    def _close(self) -> None:
+        self._console.print(f"[dim]{time.monotonic() - self._began:6.1f} s[/dim]  {escape(self._stage)}")
+
+
+def print_result(console: Console, result: ReleaseResult, out: Path) -> None:
+    table = Table(title=escape(result.name), title_justify="left")
+    for column in ("delivery", "status"):
+        table.add_column(column)
+    for column in ("metric", "drop", "dB to original", "int share", "size", "host p50", "device (predicted)"):
+        table.add_column(column, justify="right")
+    for delivery in result.deliveries:
+        table.add_row(*_row(delivery))
+    console.print(table)
+    for delivery in result.deliveries:
+        if delivery.reason:
+            console.print(f"[{COLORS[delivery.status]}]{delivery.status}[/] {escape(delivery.name)}: {escape(delivery.reason)}")
+    console.print(f"report: {out / 'report.html'}", soft_wrap=True)
+
+
+def _row(delivery: DeliveryResult) -> list[str]:
+    status = f"[{COLORS[delivery.status]}]{delivery.status}[/]"
+    metric, share = delivery.metric, delivery.low_precision_share
+    return [
+        escape(delivery.name),
+        status,
+        f"{metric.artifact:.4f}" if metric else "-",
+        f"{metric.drop:+.4f}" if metric else "-",
+        f"{delivery.end_to_end.sqnr_db:.1f}" if delivery.end_to_end else "-",
+        f"{share.value:.1%}" if share else "-",
+        f"{delivery.size_bytes / 1e6:.3f} MB" if delivery.size_bytes else "-",
+        _milliseconds(delivery.latency_ms.get("host_p50")),
+        _milliseconds(delivery.latency_ms.get("device")),
+    ]
+
+
+def _milliseconds(figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.3g} ms"
+    return f"{figure.low:.3g}-{figure.high:.3g} ms"
+
+
+def print_verification(console: Console, found: Verification) -> None:
+    for fault in found.faults:
+        console.print(f"[red]changed[/] {escape(fault)}")
+    for name, value in found.outputs.items():
+        floor = found.manifest.vectors.floor_db
+        word = "[green]passed[/]" if value >= floor else "[red]missed[/]"
+        console.print(f"{word} {escape(name)}: {value:.1f} dB on the test vectors, floor {floor:.1f} dB")
+    if found.runtime:
+        console.print(f"runtime: {escape(found.runtime)} ({found.provenance})")
+    verdict = "[green]verified[/]" if found.passed else "[red]not verified[/]"
+    console.print(f"{verdict} {escape(found.manifest.name)} ({found.manifest.target} for {found.manifest.device})")
+
+
+def print_inspection(console: Console, found: Inspection) -> None:
+    console.print(escape(found.format))
+    for title, operations in (("in the file", found.operations), ("as executed here", found.executed)):
+        if operations is None:
+            continue
+        counts: dict[tuple[str, str], list[int]] = {}
+        for operation in operations:
+            row = counts.setdefault((operation.op, operation.compute), [0, 0])
+            row[0] += 1
+            row[1] += operation.macs
+        table = Table(title=title, title_justify="left")
+        table.add_column("operation")
+        table.add_column("computes in")
+        table.add_column("count", justify="right")
+        table.add_column("MACs", justify="right")
+        for (op, compute), (count, macs) in sorted(counts.items(), key=lambda item: -item[1][1]):
+            table.add_row(escape(op), compute, str(count), f"{macs:,}" if macs else "")
+        console.print(table)
+    for dtype, size in found.bytes_by_dtype.items():
+        console.print(f"{size:>14,} bytes of {dtype}")
+    console.print(f"{found.low_precision_share:.1%} of {found.macs:,} multiply-accumulates in 8 bits or fewer")
+    console.print(f"{found.peak_activation_bytes:,} bytes of activations alive at most")
+
+
+def print_devices(console: Console) -> None:
+    from edgewright.device_profiles import load_profile, profile_names
+
+    table = Table()
+    for column in ("device", "name", "SoC", "targets"):
+        table.add_column(column)
+    table.add_column("memory for an app", justify="right")
+    for name in profile_names():
+        profile = load_profile(name)
+        budget = profile.memory.app_budget_mb.value
+        table.add_row(name, escape(profile.name), escape(profile.soc), ", ".join(sorted(profile.targets)), f"{budget:,.0f} MB")
+    console.print(table)
+
+
+def print_doctor(console: Console) -> None:
+    import importlib.util
+
+    from edgewright.pipeline.environment import DISTRIBUTIONS, installed_versions
+    from edgewright.targets import get_target, target_names
+
+    table = Table()
+    for column in ("target", "ready", "packages", "to install"):
+        table.add_column(column)
+    for name in target_names():
+        target = get_target(name)
+        ready = all(importlib.util.find_spec(module) is not None for module in target.modules)
+        packages = installed_versions(tuple(entry for module in target.modules for entry in DISTRIBUTIONS.get(module, (module,))))
+        table.add_row(
+            name,
+            "[green]yes[/]" if ready else "[red]no[/]",
+            ", ".join(f"{package} {version}" for package, version in packages.items()) or "-",
+            "" if ready else escape(f"pip install 'edgewright[{target.extra}]'"),
+        )
+    console.print(table)
+    console.print(", ".join(f"{name} {version}" for name, version in installed_versions(("torch", "torchao", "numpy")).items()))

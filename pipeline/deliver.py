@@ -1,0 +1,102 @@
+"""One delivery, in its own process: lower, inspect, run on the validation samples, and take the user's metric."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgewright.pipeline.arrays import load_samples_file, save_samples_file
+from edgewright.pipeline.lowering import write_files
+from edgewright.pipeline.metric import Metric, Swap, metric_value
+from edgewright.pipeline.predictor import Run
+from edgewright.pipeline.program import Program, TensorSpec
+from edgewright.targets import get_target
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A job.
+
+    Args:
+        program: file of the compressed program.
+        inputs, outputs: its signature.
+        artifact: the empty folder for the target's files.
+        samples: validation inputs (.npz of arrays called "<sample>/<input>").
+        metric: the user's metric, None for none.
+        swap: for a part: the model around it.
+    """
+
+    target: str
+    program: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    artifact: str
+    samples: str
+    metric: Metric | None = None
+    swap: Swap | None = None
+    threads: int = 1
+
+
+def run_delivery(folder: Path, **arguments: Any) -> dict[str, Any]:
+    """Carry a `Delivery` out; the artifact's outputs stay in `folder`/outputs.npz."""
+    import torch
+
+    torch.set_num_threads(1)
+    job = _job(arguments)
+    target = get_target(job.target)
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal started
+        now = time.perf_counter()
+        seconds[stage], started = now - started, now
+
+    program = Program.load(Path(job.program), job.inputs, job.outputs)
+    lap("load")
+    artifact = write_files(program, target, Path(job.artifact))
+    lap("lower")
+    inspection = target.inspect(artifact)
+    lap("inspect")
+    samples = load_samples_file(Path(job.samples))
+    value = None
+    with target.open(artifact, job.threads) as session:
+        run: Run = _with_program_dtypes(session.run, job.outputs)
+        save_samples_file(folder / "outputs.npz", [run(sample) for sample in samples])
+        lap("run")
+        if job.metric is not None:
+            value = metric_value(job.metric, run, job.swap)
+            lap("metric")
+        runtime, provenance = session.runtime, session.provenance
+    return {
+        "inspection": dataclasses.asdict(inspection),
+        "metric": value,
+        "runtime": runtime,
+        "provenance": provenance,
+        "seconds": seconds,
+    }
+
+
+def _with_program_dtypes(run: Run, outputs: tuple[TensorSpec, ...]) -> Run:
+    """Formats without 64-bit integers or booleans give wider or narrower ones: back to the model's own."""
+    dtypes = {spec.name: np.dtype(spec.dtype) for spec in outputs}
+    return lambda inputs: {name: np.asarray(value).astype(dtypes[name]) for name, value in run(inputs).items()}
+
+
+def _job(arguments: dict[str, Any]) -> Delivery:
+    def specs(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in entries)
+
+    return Delivery(
+        **{
+            **arguments,
+            "inputs": specs(arguments["inputs"]),
+            "outputs": specs(arguments["outputs"]),
+            "metric": Metric.of(arguments["metric"]),
+            "swap": Swap(**arguments["swap"]) if arguments["swap"] else None,
+        }
+    )

@@ -1,0 +1,62 @@
+"""The quantization vocabulary: schemes by a grammar.
+
+    fp32 | fp16 | w8a8 (static) | w8a8-dynamic | w<bits>[g<group>] (weights alone) | p<bits> (palette of 2^bits)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from edgewright.errors import RecipeError, did_you_mean
+
+GRAMMAR = re.compile(
+    r"(?P<float>fp32|fp16)|p(?P<palette>[1-8])|w(?P<weight>2|4|8)(?:a(?P<activation>8|16)(?P<dynamic>-dynamic)?|g(?P<group>\d+))?"
+)
+AVAILABLE = ("fp32", "fp16", "w8a8")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How weights and activations are stored and computed.
+
+    Args:
+        weight_bits, activation_bits: 32 or 16 are floats.
+        dynamic: activation scales are found at run time.
+        group: weights that share a scale along the input axis; None is one scale an output channel.
+        palette: weights are indices into a table of 2**weight_bits values.
+    """
+
+    name: str
+    weight_bits: int
+    activation_bits: int = 32
+    dynamic: bool = False
+    group: int | None = None
+    palette: bool = False
+
+    @staticmethod
+    def parse(text: str) -> Scheme:
+        """Read a scheme's name.
+
+        Raises:
+            RecipeError: it does not follow the grammar, or no pass makes it yet.
+        """
+        match = GRAMMAR.fullmatch(text)
+        if match is None:
+            expected = did_you_mean(text, AVAILABLE)
+            raise RecipeError("unknown quantization scheme", got=repr(text), expected=expected)
+        if text not in AVAILABLE:
+            raise RecipeError(
+                "no pass makes this scheme in this version", got=repr(text), expected="one of: " + ", ".join(AVAILABLE)
+            )
+        if match["float"]:
+            return Scheme(text, int(match["float"][2:]))
+        if match["palette"]:
+            return Scheme(text, int(match["palette"]), palette=True)
+        return Scheme(
+            text,
+            int(match["weight"]),
+            int(match["activation"] or 32),
+            match["dynamic"] is not None,
+            int(match["group"]) if match["group"] else None,
+        )

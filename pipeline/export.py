@@ -1,0 +1,278 @@
+"""The one orchestrator: capture, compress, lower, validate, package."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgewright import __version__
+from edgewright.calibration.batches import Sample, digest_of, load_samples
+from edgewright.errors import CalibrationError
+from edgewright.pipeline.assess import assess, failed
+from edgewright.pipeline.deliver import Delivery
+from edgewright.pipeline.environment import describe_host, versions_of
+from edgewright.pipeline.jobs import run_job, stop_jobs
+from edgewright.pipeline.metric import Metric, MetricInput, Swap
+from edgewright.pipeline.package import publish, sha256_of
+from edgewright.pipeline.passes.runner import Ran
+from edgewright.pipeline.plan import Plan, PlannedDelivery, check_output_folder, make_plan
+from edgewright.pipeline.release import Release, read_release
+from edgewright.pipeline.report import render_report
+from edgewright.pipeline.results import DeliveryResult, PassRecord, ReleaseResult
+from edgewright.pipeline.sources import add_import_roots, load_model
+from edgewright.pipeline.subject import Subject, part_of, whole_model
+
+RESULT, REPORT = "release.json", "report.html"
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Stages:
+    """Names each stage to the listener and keeps its seconds."""
+
+    progress: Progress
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.progress(name)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a release is made of, loaded."""
+
+    release: Release
+    plan: Plan
+    subjects: dict[str | None, Subject]
+    metric: Metric | None
+    checkpoint_sha256: str | None
+    calibration_sha256: str | None
+    shared_data: bool
+
+
+def export(
+    release: str | Path,
+    out: str | Path,
+    *,
+    strict: bool = False,
+    timeout_s: float = 900.0,
+    trust_input: str | None = None,
+    progress: Progress = lambda stage: None,
+) -> ReleaseResult:
+    """Carry a release file out: packages, release.json and report.html in `out`.
+
+    Nothing in `out` is touched before everything is ready; then each package, and at last release.json, takes its
+    place whole. A delivery that misses a limit gets no package.
+
+    Args:
+        strict: a prediction whose interval straddles its limit counts as a miss.
+        timeout_s: for each converter's process.
+        trust_input: SHA-256 of a .pt2 source.
+        progress: hears the name of each stage as it starts.
+    Raises:
+        EdgewrightError: bad input; nothing was written.
+    """
+    out = Path(out)
+    file = Path(release)
+    content = read_release(file)
+    add_import_roots(Path.cwd(), file.resolve().parent)
+    stages = Stages(progress)
+    with stages("plan"):
+        plan = make_plan(content)
+        check_output_folder(out)
+    staging = out / f".edgewright-{os.getpid()}"
+    staging.mkdir()
+    try:
+        material = _load(content, plan, stages, trust_input)
+        deliveries = _deliver(material, staging, stages, strict, timeout_s)
+        result = _result(material, deliveries, stages)
+        _publish(result, staging, out)
+    finally:
+        stop_jobs()
+        shutil.rmtree(staging, ignore_errors=True)
+    return result
+
+
+def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None) -> Material:
+    model, ports = release.model, release.model.inputs
+    with stages("data"):
+        if release.calibration is None and release.validation is None:
+            raise CalibrationError(
+                "a release needs data to verify its artifacts on", do="name a source under [calibration] or [validation]"
+            )
+        kept = {
+            key: load_samples(section.data, ports, section.samples, f"{key}.data")
+            for key, section in (("calibration", release.calibration), ("validation", release.validation))
+            if section is not None
+        }
+        calibration = kept.get("calibration", kept.get("validation", []))
+        validation = kept.get("validation", calibration)
+    roots = (str(Path.cwd()),)
+    metric = None
+    if release.quality.metric:
+        metric = Metric(release.quality.metric, tuple(MetricInput(p.name, p.shape, p.dtype) for p in ports), roots)
+    with stages("capture"):
+        subjects = _subjects(release, plan, calibration, validation, trust_input)
+    for subject in subjects.values():
+        with stages("compress"):
+            subject.compress(plan.passes, release.seed, stages.progress)
+    return Material(
+        release,
+        plan,
+        subjects,
+        metric,
+        sha256_of(Path(model.checkpoint)) if model.checkpoint else None,
+        digest_of(kept["calibration"]) if "calibration" in kept else None,
+        len(kept) < 2,
+    )
+
+
+def _subjects(
+    release: Release, plan: Plan, calibration: list[Sample], validation: list[Sample], trust_input: str | None
+) -> dict[str | None, Subject]:
+    model = release.model
+    if model.source.endswith(".pt2"):
+        from edgewright.pipeline.capture import capture
+
+        return {None: Subject(None, capture(model.source, trust_input=trust_input), calibration, validation)}
+    module = load_model(model.source, model.checkpoint)
+    subjects: dict[str | None, Subject] = {}
+    wanted = {delivery.section.part for delivery in plan.deliveries}
+    if None in wanted:
+        subjects[None] = whole_model(module, calibration, validation)
+    for part in model.parts:
+        if part.name in wanted:
+            swap = Swap(model.source, model.checkpoint, part.module)
+            subjects[part.name] = part_of(module, part.name, part.module, swap, calibration, validation)
+    return subjects
+
+
+def _deliver(
+    material: Material, staging: Path, stages: Stages, strict: bool, timeout_s: float
+) -> list[DeliveryResult]:
+    """Converters run side by side, two at a time; the references of the graphs are run meanwhile."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        try:
+            with stages("lower and verify"):
+                for subject in material.subjects.values():
+                    subject.save(staging)
+                jobs = {
+                    delivery.label: pool.submit(_run, material, delivery, staging, timeout_s)
+                    for delivery in material.plan.deliveries
+                }
+                for subject in material.subjects.values():
+                    subject.run_references(material.metric)
+                for label, job in jobs.items():
+                    stages.progress(label)
+                    _wait(job)
+            with stages("measure and package"):
+                return [
+                    _finish(material, delivery, jobs[delivery.label], staging, strict, stages)
+                    for delivery in material.plan.deliveries
+                ]
+        except BaseException:
+            stop_jobs()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _run(material: Material, delivery: PlannedDelivery, staging: Path, timeout_s: float) -> dict[str, object]:
+    subject = material.subjects[delivery.section.part]
+    artifact = staging / delivery.label / "artifact"
+    artifact.mkdir(parents=True)
+    job = Delivery(
+        target=delivery.section.target,
+        program=str(subject.file),
+        inputs=subject.program.inputs,
+        outputs=subject.program.outputs,
+        artifact=str(artifact),
+        samples=str(subject.samples_file),
+        metric=material.metric,
+        swap=subject.swap,
+        threads=delivery.section.threads,
+    )
+    return run_job("deliver", job, staging / "jobs" / delivery.label, timeout_s)
+
+
+def _wait(job: Future[dict[str, object]]) -> None:
+    """Wait in short steps, so that Ctrl-C is heard; the result, or the error, is taken later."""
+    while not job.done():
+        time.sleep(0.05)
+
+
+def _finish(
+    material: Material,
+    delivery: PlannedDelivery,
+    job: Future[dict[str, object]],
+    staging: Path,
+    strict: bool,
+    stages: Stages,
+) -> DeliveryResult:
+    error = job.exception()
+    if error is not None:
+        return failed(delivery, error)
+    stages.progress(f"measure {delivery.label}")
+    return assess(material, delivery, job.result(), staging, strict)
+
+
+def _result(material: Material, deliveries: list[DeliveryResult], stages: Stages) -> ReleaseResult:
+    release = material.release
+    first = next(iter(material.subjects.values()))
+    reports: tuple[Ran, ...] = tuple(report for subject in material.subjects.values() for report in subject.reports)
+    sizes = [subject.original for part, subject in material.subjects.items() if part is None] or [
+        subject.original for subject in material.subjects.values()
+    ]
+    parameters = sum(tensor.numel() for program in sizes for _, tensor in program.constants() if tensor.is_floating_point())
+    return ReleaseResult(
+        name=str(release.name),
+        edgewright=__version__,
+        source=release.model.source,
+        model_digest=first.original.digest(),
+        checkpoint_sha256=material.checkpoint_sha256,
+        calibration_sha256=material.calibration_sha256,
+        parameters=parameters,
+        float32_bytes=4 * parameters,
+        recipe=pass_records(reports),
+        versions=versions_of(material.plan),
+        host=describe_host(),
+        deliveries=tuple(deliveries),
+        seconds={name: round(value, 3) for name, value in stages.seconds.items()},
+    )
+
+
+def pass_records(reports: tuple[Ran, ...]) -> tuple[PassRecord, ...]:
+    """Reports as data for release.json and the manifest."""
+    import dataclasses
+
+    return tuple(
+        PassRecord(
+            name=ran.step.name,
+            settings=dataclasses.asdict(ran.step),  # type: ignore[call-overload]
+            rewrites=ran.report.rewrites,
+            skips=tuple((skip.node, skip.reason) for skip in ran.report.skips),
+        )
+        for ran in reports
+    )
+
+
+def _publish(result: ReleaseResult, staging: Path, out: Path) -> None:
+    """Packages first, release.json last: it is what says that the rest is there."""
+    staged: dict[Path, Path] = {}
+    for delivery in result.deliveries:
+        if delivery.package:
+            staged[staging / delivery.name] = out / delivery.name
+            staged[staging / f"{delivery.name}.zip"] = out / f"{delivery.name}.zip"
+    (staging / REPORT).write_text(render_report(result), encoding="utf-8")
+    (staging / RESULT).write_text(json.dumps(result.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    publish({**staged, staging / REPORT: out / REPORT, staging / RESULT: out / RESULT})

@@ -1,0 +1,90 @@
+"""Lower a program to a target: legalize it, collect refusals, write the files."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgewright.errors import LoweringError, TargetError, did_you_mean
+from edgewright.pipeline.passes.runner import run_passes
+from edgewright.pipeline.program import Program
+from edgewright.targets import get_target, require_runtime
+from edgewright.targets.base import Artifact, Refusal, Session, Target
+
+
+def lower(program: Program, target: str, folder: str | Path, device: str | None = None) -> Artifact:
+    """Write a program's files for a target into `folder` (made when missing; never half-written).
+
+    Args:
+        device: a device profile; its runtime has to be one of the target's.
+    Raises:
+        TargetError: unknown target, missing runtime, or the target refuses the program (all refusals at once).
+        DeviceError: unknown device, or one that does not carry the target's runtime.
+        LoweringError: the converter failed.
+    """
+    chosen = get_target(target)
+    require_runtime(chosen)
+    if device is not None:
+        from edgewright.device_profiles import load_profile
+        from edgewright.device_profiles.predict import runtime_of
+
+        runtime_of(load_profile(device), target)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".lowering-") as staging:
+        written = write_files(program, chosen, Path(staging))
+        for path in sorted(Path(staging).iterdir()):
+            place = folder / path.name
+            if place.is_dir():
+                shutil.rmtree(place)
+            path.replace(place)
+    assert written.files, "a lowering writes at least one file"
+    return chosen.find(folder)
+
+
+def write_files(program: Program, target: Target, folder: Path) -> Artifact:
+    """Legalize and lower into an empty folder."""
+    legal = run_passes(program, target.legalize()).program
+    refuse(target.refusals(legal))
+    try:
+        return target.lower(legal, folder)
+    except Exception as error:  # a converter can raise anything
+        raise LoweringError(
+            f"the converter of {target.name} failed",
+            got=f"{type(error).__name__}: {error}".strip().split("\n")[0],
+            do="report it with the model's definition, or deliver to another target",
+        ) from error
+
+
+def refuse(refusals: Sequence[Refusal]) -> None:
+    """Raise one TargetError with all refusals, if there are any."""
+    if not refusals:
+        return
+    lines = "".join(
+        f"\n    {refusal.node or 'the model'} ({refusal.op or 'whole'}): {refusal.reason}; {refusal.way_out}"
+        + (f" [{refusal.source}]" if refusal.source else "")
+        for refusal in refusals
+    )
+    error = TargetError(f"{refusals[0].target} refuses the model in {len(refusals)} place(s)", got=lines)
+    error.refusals = tuple(refusals)
+    raise error
+
+
+def refuse_schemes(target: Target, schemes: Sequence[str]) -> None:
+    """Raise TargetError when a target has no native form of a scheme."""
+    missing = [scheme for scheme in schemes if scheme not in target.capabilities.schemes]
+    if missing:
+        raise TargetError(
+            f"{target.name} has no native form of {', '.join(missing)}",
+            expected=did_you_mean(missing[0], target.capabilities.schemes),
+            do="choose such a scheme, or leave the target out",
+        )
+
+
+def open_artifact(artifact: Artifact, threads: int = 1) -> Session:
+    """Open an artifact in its runtime on this machine: `run(inputs)` takes and gives arrays by name."""
+    target = get_target(artifact.target)
+    require_runtime(target)
+    return target.open(artifact, threads)

@@ -1,0 +1,42 @@
+"""Store weights as float16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from edgewright.pipeline.passes.base import Context, PassReport, Skip
+from edgewright.pipeline.passes.graph import add_constant, aten, insert_call
+from edgewright.pipeline.program import Program
+
+LARGEST = torch.finfo(torch.float16).max
+
+
+@dataclass(frozen=True)
+class ConvertFp16:
+    """Given: a float32 constant w. Result: float32(float16(w)), with the float16 form stored.
+
+    Runtimes compute as they like from there: ONNX Runtime, OpenVINO and LiteRT on CPUs in float32, Core ML in float16.
+
+    Args:
+        minimum_elements: smaller constants (biases, scales) stay float32.
+    """
+
+    name: ClassVar[str] = "convert-fp16"
+    runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "smooth-activations", "balance-outputs")
+    minimum_elements: int = 256
+
+    def run(self, program: Program, context: Context) -> PassReport:
+        rewrites, skips = 0, []
+        for node, tensor in list(program.constants()):
+            if tensor.dtype != torch.float32 or tensor.numel() < self.minimum_elements:
+                continue
+            if float(tensor.abs().max()) > LARGEST:
+                skips.append(Skip(str(node.target), f"its largest value exceeds float16's {LARGEST}"))
+                continue
+            stored = add_constant(program, f"{node.target}_fp16", tensor.to(torch.float16), node)
+            restored = insert_call(program, node, aten.to.dtype, stored, torch.float32)
+            node.replace_all_uses_with(restored)
+            rewrites += 1
+        return PassReport(rewrites, tuple(skips))

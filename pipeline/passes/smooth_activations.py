@@ -1,0 +1,79 @@
+"""Move outlier channels of activations into the weights that read them (SmoothQuant)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from edgewright.calibration.collect import channel_maxima
+from edgewright.pipeline.passes.base import Context, PassReport, Skip
+from edgewright.pipeline.passes.graph import add_constant, aten, insert_call, is_floating
+from edgewright.pipeline.program import Program
+from torch import Tensor
+from torch.fx import Node
+
+LINEAR = aten.linear.default
+NORM = aten.layer_norm.default
+
+
+@dataclass(frozen=True)
+class SmoothActivations:
+    """Given: linear(x, W) where few channels of x are far larger than the rest. Result: linear(x / s, W * s).
+
+    s_j = max|X_j|^a / max|W_j|^(1 - a), over all linear layers that read the same x. A layer norm that only these
+    read takes the division into its own weights; elsewhere it stands as a multiplication.
+
+    Args:
+        strength: a, 0 (nothing moves) to 1 (everything).
+        outlier_ratio: an activation is smoothed when its largest channel exceeds its median one by this factor.
+    Source: Xiao 2023, arXiv:2211.10438, equation 4.
+    """
+
+    name: ClassVar[str] = "smooth-activations"
+    runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "drop-identities")
+    strength: float = 0.8
+    outlier_ratio: float = 3.0
+
+    def run(self, program: Program, context: Context) -> PassReport:
+        groups = _readers_by_input(program)
+        maxima = channel_maxima(program, context.batches, groups)
+        rewrites, skips = 0, []
+        for source, layers in groups.items():
+            highest = maxima[source].clamp(min=1e-5)
+            ratio = float(highest.max() / highest.median())
+            if ratio < self.outlier_ratio:
+                skips.append(Skip(source.name, f"no outliers: largest channel {ratio:.1f} times the median"))
+                continue
+            weights = [program.tensor(layer.args[1]) for layer in layers]  # type: ignore[arg-type]
+            columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0).clamp(min=1e-5)
+            factor = (highest**self.strength / columns ** (1 - self.strength)).clamp(min=1e-5)
+            _divide(program, source, layers, factor)
+            for layer, weight in zip(layers, weights, strict=True):
+                layer.update_arg(1, add_constant(program, str(layer.args[1].target), weight * factor, layer))  # type: ignore[union-attr]
+            rewrites += 1
+        return PassReport(rewrites, tuple(skips))
+
+
+def _readers_by_input(program: Program) -> dict[Node, list[Node]]:
+    groups: dict[Node, list[Node]] = {}
+    for layer in program.graph.find_nodes(op="call_function", target=LINEAR):
+        source, weight = layer.args[0], layer.args[1]
+        if isinstance(source, Node) and isinstance(weight, Node) and weight.op == "get_attr" and is_floating(source):
+            groups.setdefault(source, []).append(layer)
+    return groups
+
+
+def _divide(program: Program, source: Node, layers: list[Node], factor: Tensor) -> None:
+    if source.target is NORM and set(source.users) == set(layers) and len(source.args) >= 4:
+        for place in (2, 3):
+            constant = source.args[place]
+            if isinstance(constant, Node):
+                divided = program.tensor(constant) / factor
+                source.update_arg(place, add_constant(program, str(constant.target), divided, source))
+        return
+    first = min(layers, key=list(program.graph.nodes).index)
+    inverse = add_constant(program, f"{source.name}_smoothing", 1.0 / factor, first)
+    divided = insert_call(program, first, aten.mul.Tensor, source, inverse)
+    for layer in layers:
+        layer.replace_input_with(source, divided)

@@ -1,0 +1,101 @@
+"""Everything that can be refused before the work starts, checked at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgewright.device_profiles import load_profile
+from edgewright.device_profiles.predict import runtime_of
+from edgewright.device_profiles.schema import DeviceProfile
+from edgewright.errors import EdgewrightError, ReleaseError
+from edgewright.pipeline.lowering import refuse_schemes
+from edgewright.pipeline.passes.base import Pass
+from edgewright.pipeline.passes.runner import check_order
+from edgewright.pipeline.recipe import build_passes, scheme_names
+from edgewright.pipeline.release import DeliverSection, Release
+from edgewright.pipeline.sources import is_callable_name, load_callable
+from edgewright.targets import get_target, require_runtime
+from edgewright.targets.base import Target
+
+
+@dataclass(frozen=True)
+class PlannedDelivery:
+    """A delivery with its device and target found."""
+
+    section: DeliverSection
+    profile: DeviceProfile
+    target: Target
+
+    @property
+    def label(self) -> str:
+        return self.section.label
+
+
+@dataclass(frozen=True)
+class Plan:
+    passes: tuple[Pass, ...]
+    deliveries: tuple[PlannedDelivery, ...]
+
+
+def make_plan(release: Release) -> Plan:
+    """Find passes, devices, targets and callables.
+
+    Raises:
+        ReleaseError: all that is wrong, at once (a single problem keeps its own error).
+    """
+    problems: list[EdgewrightError] = []
+    passes: tuple[Pass, ...] = ()
+    deliveries = []
+    with _collected(problems):
+        passes = build_passes(release.compress)
+        check_order(passes)
+    for place, section in enumerate(release.deliver):
+        with _collected(problems, f"deliver.{place}"):
+            target = get_target(section.target)
+            require_runtime(target)
+            profile = load_profile(section.device)
+            runtime_of(profile, section.target)
+            refuse_schemes(target, scheme_names(release.compress))
+            deliveries.append(PlannedDelivery(section, profile, target))
+    names = [("model.source", release.model.source), ("quality.metric", release.quality.metric)]
+    names += [("calibration.data", release.calibration.data if release.calibration else None)]
+    names += [("validation.data", release.validation.data if release.validation else None)]
+    for key, name in names:
+        if name is not None and (is_callable_name(name) or key == "quality.metric"):
+            with _collected(problems):
+                load_callable(name, key)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ReleaseError(
+            f"the release cannot be carried out: {len(problems)} problems",
+            got="".join("\n  - " + str(problem).replace("\n", "\n    ") for problem in problems),
+        )
+    return Plan(passes, tuple(deliveries))
+
+
+@contextmanager
+def _collected(problems: list[EdgewrightError], where: str | None = None) -> Iterator[None]:
+    try:
+        yield
+    except EdgewrightError as error:
+        if where is not None:
+            error.args = (f"{where}: {error.args[0]}",)
+        problems.append(error)
+
+
+def check_output_folder(out: Path) -> None:
+    """Raise ReleaseError when the output folder cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".edgewright-{os.getpid()}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise ReleaseError(
+            "the output folder is not writable", got=f"{error.strerror} ({error.filename})", where=out, do="choose another --out"
+        ) from None

@@ -1,0 +1,118 @@
+"""A recipe (a list of tables, or a TOML file with [[compress]]) becomes passes in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from edgewright.errors import RecipeError, did_you_mean
+from edgewright.pipeline.encoding import Scheme
+from edgewright.pipeline.passes.base import Pass
+
+Recipe = str | Path | Sequence[Mapping[str, Any]]
+
+PASSES = {
+    "balance-outputs": "edgewright.pipeline.passes.balance_outputs:BalanceOutputs",
+    "convert-fp16": "edgewright.pipeline.passes.convert_fp16:ConvertFp16",
+    "decompose-attention": "edgewright.pipeline.passes.decompose_attention:DecomposeAttention",
+    "drop-identities": "edgewright.pipeline.passes.drop_identities:DropIdentities",
+    "fold-batchnorm": "edgewright.pipeline.passes.fold_batchnorm:FoldBatchnorm",
+    "fold-constants": "edgewright.pipeline.passes.fold_constants:FoldConstants",
+    "quantize-static": "edgewright.pipeline.passes.quantize_static:QuantizeStatic",
+    "smooth-activations": "edgewright.pipeline.passes.smooth_activations:SmoothActivations",
+}
+# What every program gets first, compressed or not.
+CLEAN = ("drop-identities", "fold-constants", "fold-batchnorm")
+# The passes that make a scheme; the last one takes the settings that the recipe gives.
+SCHEMES = {
+    "fp32": (),
+    "fp16": ("convert-fp16",),
+    "w8a8": ("decompose-attention", "smooth-activations", "balance-outputs", "quantize-static"),
+}
+
+
+def pass_names() -> tuple[str, ...]:
+    return tuple(sorted({"quantize", *PASSES, *(entry.name for entry in entry_points(group="edgewright.passes"))}))
+
+
+def read_recipe(recipe: Recipe) -> tuple[Mapping[str, Any], ...]:
+    """The tables of a recipe.
+
+    Raises:
+        RecipeError: the file is missing or no TOML, or holds anything but [[compress]] tables.
+    """
+    if not isinstance(recipe, str | Path):
+        return tuple(recipe)
+    path = Path(recipe)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError("the recipe cannot be read", got=error, where=path) from None
+    tables = content.get("compress", [])
+    if not isinstance(tables, list):
+        raise RecipeError("a recipe is a list of [[compress]] tables", got=type(tables).__name__, where=path)
+    return tuple(tables)
+
+
+def build_passes(recipe: Recipe) -> tuple[Pass, ...]:
+    """The passes of a recipe, the cleaning ones first; each name once, unless the recipe itself repeats it.
+
+    Raises:
+        RecipeError: unknown passes, schemes or settings, or settings of a wrong type; all at once.
+    """
+    steps: list[Pass] = [_make(name, {}) for name in CLEAN]
+    problems: list[str] = []
+    for place, entry in enumerate(read_recipe(recipe)):
+        try:
+            for step in _expand(entry):
+                if step not in steps:
+                    steps.append(step)
+        except RecipeError as error:
+            problems.append(f"compress.{place}: {error}")
+    if problems:
+        raise RecipeError("the recipe cannot be carried out", got="".join(f"\n    {problem}" for problem in problems))
+    return tuple(steps)
+
+
+def scheme_names(recipe: Recipe) -> tuple[str, ...]:
+    """The schemes that a recipe asks for: targets are asked about these before anything runs."""
+    return tuple(str(entry["scheme"]) for entry in read_recipe(recipe) if "scheme" in entry)
+
+
+def _expand(entry: Mapping[str, Any]) -> list[Pass]:
+    settings = dict(entry)
+    name = settings.pop("pass", None)
+    if not isinstance(name, str):
+        raise RecipeError("a step names its pass", got=dict(entry), expected='pass = "quantize"')
+    if name != "quantize":
+        return [_make(name, settings)]
+    scheme = Scheme.parse(str(settings.pop("scheme", "")))
+    names = SCHEMES[scheme.name]
+    return [*(_make(step, {}) for step in names[:-1]), *(_make(step, settings) for step in names[-1:])]
+
+
+def _make(name: str, settings: Mapping[str, Any]) -> Pass:
+    where = PASSES.get(name)
+    if where is None:
+        for entry in entry_points(group="edgewright.passes", name=name):
+            where = entry.value
+    if where is None:
+        raise RecipeError("unknown pass", got=repr(name), expected=did_you_mean(name, pass_names()))
+    module, _, attribute = where.partition(":")
+    kind = getattr(importlib.import_module(module), attribute)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(set(settings) - set(fields))
+    if unknown:
+        expected = "; ".join(did_you_mean(key, fields) for key in unknown) if fields else "no settings"
+        raise RecipeError(f"the pass {name} has no such setting", got=", ".join(unknown), expected=expected)
+    for key, value in settings.items():
+        wanted = type(fields[key].default)
+        if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
+            raise RecipeError(f"{name}: {key} has the wrong type", got=repr(value), expected=wanted.__name__)
+    step: Pass = kind(**settings)
+    return step

@@ -1,0 +1,139 @@
+"""release.toml: what to export, for which devices, within which limits."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from edgewright.errors import ReleaseError
+from edgewright.problems import problems_of
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Preprocess(Section):
+    """What an app does to its data before the model sees it; it goes into the manifest."""
+
+    layout: Literal["NCHW", "NHWC", "NCL", "NC"] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    resize: tuple[int, int] | None = None
+    color: Literal["RGB", "BGR", "grey"] | None = None
+    tokenizer: str | None = None
+
+
+class InputSection(Section):
+    """One input. A named dimension ("batch") is exported at size 1; predict() loops over it."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: Literal["float32", "float16", "int64", "int32", "bool", "uint8", "int8"] = "float32"
+    preprocess: Preprocess | None = None
+
+    def size(self) -> tuple[int, ...]:
+        return tuple(1 if isinstance(size, str) else size for size in self.shape)
+
+
+class Part(Section):
+    """A submodule that is delivered on its own: its dotted path, and the name that deliveries use."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    module: str
+
+
+class ModelSection(Section):
+    """The model: a callable "module:function" that builds it, a .pt2 file, or a Hugging Face folder."""
+
+    source: str
+    checkpoint: str | None = None
+    inputs: tuple[InputSection, ...] = Field(min_length=1)
+    parts: tuple[Part, ...] = ()
+
+
+class DataSection(Section):
+    """A callable "module:function", an .npz or .safetensors file, or a folder of .npy files or images."""
+
+    data: str
+    samples: Annotated[int, Field(gt=0)] = 128
+
+
+class QualitySection(Section):
+    """The task's metric, called with a predict function; higher is better. `max_drop` is in its own unit."""
+
+    metric: str | None = None
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    min_sqnr_db: float | None = None
+
+
+class DeliverSection(Section):
+    """One package: a device, a target, limits."""
+
+    device: str
+    target: str
+    part: str | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
+    latency_ms: Positive | None = None
+    memory_mb: Positive | None = None
+    size_mb: Positive | None = None
+    threads: Annotated[int, Field(gt=0)] = 1
+
+    @property
+    def label(self) -> str:
+        return self.name or "-".join(part for part in (self.part, self.device, self.target) if part)
+
+
+class Release(Section):
+    """A whole release file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
+    model: ModelSection
+    calibration: DataSection | None = None
+    validation: DataSection | None = None
+    quality: QualitySection = QualitySection()
+    compress: tuple[dict[str, Any], ...] = ()
+    deliver: tuple[DeliverSection, ...] = Field(min_length=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Release:
+        labels = [delivery.label for delivery in self.deliver]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"two deliveries are called {', '.join(twice)}: give each a name of its own")
+        parts = {part.name for part in self.model.parts}
+        unknown = sorted({delivery.part for delivery in self.deliver if delivery.part} - parts)
+        if unknown:
+            raise ValueError(f"deliveries name parts that [[model.parts]] lacks: {', '.join(unknown)}")
+        return self
+
+
+def read_release(path: Path) -> Release:
+    """Read and check a release file.
+
+    Raises:
+        ReleaseError: it is missing, no TOML, or has unknown keys or wrong types: every one, with a suggestion.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReleaseError("the release file does not exist", got=path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReleaseError("the release file cannot be read", got=error, where=path) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ReleaseError("the release file is not TOML", got=error, where=path) from None
+    try:
+        release = Release.model_validate(content)
+    except ValidationError as error:
+        problems = problems_of(error, Release)
+        raise ReleaseError(
+            f"the release file has {len(problems)} problem{'s' if len(problems) > 1 else ''}",
+            got="".join(f"\n    {problem}" for problem in problems),
+            where=path,
+        ) from None
+    return release if release.name else release.model_copy(update={"name": path.resolve().parent.name})

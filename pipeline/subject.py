@@ -1,0 +1,129 @@
+"""What is exported: the whole model or one of its parts, with its program, its data and its references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from edgewright.calibration.batches import Sample, to_tensors
+from edgewright.errors import CaptureError, ReleaseError, did_you_mean
+from edgewright.pipeline.arrays import save_samples_file
+from edgewright.pipeline.capture import capture
+from edgewright.pipeline.metric import Metric, Swap, bind_inputs, metric_value
+from edgewright.pipeline.passes.base import Context, Pass
+from edgewright.pipeline.passes.runner import Ran, run_passes
+from edgewright.pipeline.predictor import run_module, run_program
+from edgewright.pipeline.program import Program
+from edgewright.pipeline.validate import compare
+from edgewright.targets.base import Arrays
+from torch import nn
+
+FAITHFUL_DB = 90.0
+
+
+@dataclass
+class Subject:
+    """A program on its way: captured, compressed, and run as reference."""
+
+    part: str | None
+    original: Program
+    calibration: list[Sample]
+    validation: list[Sample]
+    swap: Swap | None = None
+    compressed: Program | None = None
+    reports: tuple[Ran, ...] = ()
+    original_outputs: list[Arrays] = field(default_factory=list)
+    compressed_outputs: list[Arrays] = field(default_factory=list)
+    metric_original: float | None = None
+    metric_compressed: float | None = None
+    file: Path | None = None
+    samples_file: Path | None = None
+
+    @property
+    def program(self) -> Program:
+        assert self.compressed is not None, "compress() comes first"
+        return self.compressed
+
+    def compress(self, passes: Sequence[Pass], seed: int, progress: Callable[[str], None]) -> None:
+        context = Context(to_tensors(self.calibration), seed)
+        result = run_passes(self.original, passes, context, progress)
+        self.compressed, self.reports = result.program, result.reports
+
+    def save(self, folder: Path) -> None:
+        """Put the program and the validation inputs where worker processes find them."""
+        name = self.part or "model"
+        self.file, self.samples_file = folder / f"{name}.pt2", folder / f"{name}.npz"
+        self.program.save(self.file)
+        save_samples_file(self.samples_file, self.validation)
+
+    def run_references(self, metric: Metric | None) -> None:
+        """Outputs of the original and of the compressed graph, and the metric of both."""
+        original, compressed = run_program(self.original), run_program(self.program)
+        self.original_outputs = [original(sample) for sample in self.validation]
+        self.compressed_outputs = [compressed(sample) for sample in self.validation]
+        if metric is not None:
+            self.metric_original = metric_value(metric, original, self.swap)
+            self.metric_compressed = metric_value(metric, compressed, self.swap)
+
+
+def whole_model(model: nn.Module, calibration: list[Sample], validation: list[Sample]) -> Subject:
+    """Capture a model on its first sample and show that the graph computes what the model does.
+
+    Raises:
+        CaptureError: it cannot be captured, or the graph gives other numbers than the model.
+    """
+    program = capture(model, to_tensors(calibration[:1])[0])
+    check_faithful(model, program, validation[:2])
+    return Subject(None, program, calibration, validation)
+
+
+def part_of(
+    model: nn.Module, name: str, path: str, swap: Swap, calibration: list[Sample], validation: list[Sample]
+) -> Subject:
+    """Capture a submodule; its data is what it receives while the whole model runs.
+
+    Raises:
+        ReleaseError: no such submodule, or the model never calls it.
+    """
+    paths = [known for known, _ in model.named_modules() if known]
+    if path not in paths:
+        raise ReleaseError("the model has no such submodule", got=path, expected=did_you_mean(path, paths), where=f"part {name!r}")
+    received = [_received(model, path, samples) for samples in (calibration, validation)]
+    if not all(received):
+        raise ReleaseError("the model never calls this submodule on its data", got=path, where=f"part {name!r}")
+    module = model.get_submodule(path)
+    program = capture(module, to_tensors(received[0][:1])[0])
+    check_faithful(module, program, received[1][:2])
+    return Subject(name, program, received[0], received[1], swap)
+
+
+def check_faithful(model: nn.Module, program: Program, samples: Sequence[Sample]) -> None:
+    """Raise CaptureError when the captured graph and the model differ on real inputs."""
+    graph, module = run_program(program), run_module(model)
+    same = compare([module(sample) for sample in samples], [graph(sample) for sample in samples])
+    if same.sqnr_db < FAITHFUL_DB:
+        raise CaptureError(
+            "the captured graph does not compute what the model does",
+            got={name: f"{value:.1f} dB" for name, value in same.outputs.items()},
+            expected=f"at least {FAITHFUL_DB:.0f} dB",
+            do="look for branches on Python values that change between calls, or for randomness in forward()",
+        )
+
+
+def _received(model: nn.Module, path: str, samples: Sequence[Sample]) -> list[Sample]:
+    found: list[Sample] = []
+
+    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append({name: value.detach().numpy().copy() for name, value in bind_inputs(module, args, kwargs).items()})
+
+    hook = model.get_submodule(path).register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            for tensors in to_tensors(samples):
+                model(**tensors)
+    finally:
+        hook.remove()
+    return found

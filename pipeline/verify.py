@@ -1,0 +1,134 @@
+"""Check a package: its files against the manifest, and its test vectors in the runtime on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from edgewright.errors import PackageError
+from edgewright.pipeline.manifest import Manifest
+from edgewright.pipeline.metrics import sqnr_by_output
+from edgewright.pipeline.package import MANIFEST, file_records, read_vectors
+from edgewright.problems import problems_of
+from edgewright.targets import get_target, require_runtime
+from edgewright.targets.base import Arrays
+from pydantic import ValidationError
+
+MOST_MEMBERS, MOST_BYTES, MOST_RATIO = 10_000, 8 << 30, 1000
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Args:
+        faults: sentences on files that are missing, extra or changed.
+        outputs: SQNR in dB of each output on the test vectors; empty when the files are at fault already.
+    """
+
+    manifest: Manifest
+    faults: tuple[str, ...]
+    outputs: dict[str, float]
+    runtime: str = ""
+    provenance: str = ""
+
+    @property
+    def passed(self) -> bool:
+        floor = self.manifest.vectors.floor_db
+        return not self.faults and bool(self.outputs) and all(value >= floor for value in self.outputs.values())
+
+
+def verify(package: str | Path, threads: int = 1) -> Verification:
+    """Check a package folder or zip.
+
+    Raises:
+        PackageError: it is no package, or an archive that is not safe to read.
+        TargetError: the target's runtime is not installed here.
+    """
+    with _folder_of(Path(package)) as folder:
+        manifest = read_manifest(folder)
+        faults = tuple(_file_faults(folder, manifest))
+        if faults:
+            return Verification(manifest, faults, {})
+        target = get_target(manifest.target)
+        require_runtime(target)
+        vectors = read_vectors(folder / manifest.vectors.file)
+        with target.open(target.find((folder / manifest.artifact).parent), threads) as session:
+            found: list[Arrays] = [session.run(inputs) for inputs, _ in vectors]
+            runtime, provenance = session.runtime, session.provenance
+        outputs = sqnr_by_output([expected for _, expected in vectors], found)
+        return Verification(manifest, (), outputs, runtime, provenance)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check manifest.json of a package folder."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise PackageError("not an edgewright package", got=folder, expected=f"a folder or zip that holds {MANIFEST}")
+    try:
+        manifest = Manifest.model_validate_json(file.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise PackageError("the manifest does not fit its schema", got="; ".join(problems_of(error, Manifest)[:5]), where=file) from None
+    except UnicodeDecodeError as error:
+        raise PackageError("the manifest is not text", got=error, where=file) from None
+    for name in (manifest.artifact, manifest.vectors.file, *manifest.files):
+        if not _is_inside(name):
+            raise PackageError("the manifest names a file outside of the package", got=name, where=file)
+    return manifest
+
+
+def _file_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
+    links = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink()]
+    yield from (f"{name}: a link" for name in sorted(links))
+    found = file_records(folder)
+    yield from (f"{name}: missing" for name in sorted(set(manifest.files) - set(found)))
+    yield from (f"{name}: not in the manifest" for name in sorted(set(found) - set(manifest.files)))
+    for name in sorted(set(found) & set(manifest.files)):
+        if found[name] != manifest.files[name]:
+            yield f"{name}: changed (sha256 {found[name].sha256[:12]}, manifest {manifest.files[name].sha256[:12]})"
+
+
+@contextmanager
+def _folder_of(package: Path) -> Iterator[Path]:
+    if package.is_dir():
+        yield package
+        return
+    if not package.is_file() or not zipfile.is_zipfile(package):
+        raise PackageError("not an edgewright package", got=package, expected="a package folder or its .zip")
+    with tempfile.TemporaryDirectory() as scratch:
+        yield _unpack(package, Path(scratch))
+
+
+def _unpack(package: Path, scratch: Path) -> Path:
+    """Extract member by member: regular files with names that stay inside, within limits, none twice."""
+    with zipfile.ZipFile(package) as zipped:
+        members = zipped.infolist()
+        names = [member.filename for member in members]
+        total, packed = sum(member.file_size for member in members), sum(member.compress_size for member in members)
+        unsafe = sorted(name for name in names if not _is_inside(name))
+        if unsafe or len(set(names)) < len(names):
+            raise PackageError("the archive has unsafe or repeated names", got=", ".join(unsafe) or "a name twice", where=package)
+        if len(members) > MOST_MEMBERS or total > MOST_BYTES or total > MOST_RATIO * max(packed, 1):
+            raise PackageError("the archive is too large to be a package", got=f"{len(members)} files, {total} bytes", where=package)
+        for member in members:
+            if member.is_dir():
+                continue
+            place = scratch / member.filename
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with zipped.open(member) as source, place.open("wb") as target:
+                    shutil.copyfileobj(source, target)
+            except (zipfile.BadZipFile, EOFError, OSError) as error:
+                raise PackageError("the archive is damaged", got=error, where=f"{package}: {member.filename}") from None
+    tops = [path for path in scratch.iterdir() if path.is_dir()]
+    return tops[0] if len(tops) == 1 and not (scratch / MANIFEST).exists() else scratch
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
