@@ -7,6 +7,9 @@ table says so. The interval's width is held out too: it is the spread of the row
 the profile's own where that is an estimate. Networks are built from their papers (prediction_cnns.py,
 prediction_nets.py).
 
+Apart from that, the rows that a profile lists as `checks` are in no fit: the profiles as they ship predict
+them.
+
     python -m bench.prediction              the table; exit code 1 when a limit is missed
     python -m bench.prediction --json FILE  the rows too
     python -m bench.prediction --fit        the figures that the anchors give, for the profiles
@@ -23,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from math import ceil, exp, log
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +38,8 @@ from edgewright.device_profiles import DeviceProfile, load_profile, profile_name
 from edgewright.device_profiles.predict import predict_latency_ms
 from edgewright.device_profiles.schema import Anchor, Kernel, Runtime
 from edgewright.device_profiles.workload import executed
+
+HeldOut = Literal["family", "model", "row"]
 
 MIN_COVERAGE = 0.80  # share of published rows inside the interval
 MAX_MEDIAN_ERROR = 0.20  # median of |predicted / published - 1|
@@ -51,8 +57,8 @@ class Scored:
     compute: str
     threads: int | None
     model: str
-    left_out: str  # the family that the fit has not seen, or, with one family only, the model
-    unseen_family: bool
+    held_out: HeldOut
+    left_out: str  # the family or model that the fit has not seen
     published_ms: float
     low_ms: float
     expected_ms: float
@@ -83,9 +89,13 @@ class Group:
         return f"{self.profile.id} {self.runtime.target} {self.kernel.unit} {self.kernel.dtypes[0]}"
 
 
+def shipped() -> list[DeviceProfile]:
+    return [load_profile(name) for name in profile_names() if name != "host"]
+
+
 def groups(profiles: Sequence[DeviceProfile] | None = None) -> Iterator[Group]:
-    """Every kernel with at least two anchors; of all shipped profiles where none is given."""
-    for profile in profiles or [load_profile(name) for name in profile_names() if name != "host"]:
+    """Every kernel with anchors; of all shipped profiles where none is given."""
+    for profile in profiles or shipped():
         for runtime in profile.runtimes:
             for kernel in runtime.kernels:
                 anchors = tuple(
@@ -93,7 +103,7 @@ def groups(profiles: Sequence[DeviceProfile] | None = None) -> Iterator[Group]:
                     for anchor in profile.anchors_of(runtime.target)
                     if anchor.unit == kernel.unit and anchor.compute in kernel.dtypes
                 )
-                if len(anchors) > 1:
+                if anchors:
                     yield Group(profile, runtime, kernel, anchors)
 
 
@@ -103,8 +113,11 @@ def row_of(anchor: Anchor, profile: DeviceProfile) -> Row:
 
 
 def score(group: Group) -> list[Scored]:
-    """Leave each family out, fit to the others, predict it."""
+    """Leave each family out, fit to the others, predict it; nothing where there is one anchor."""
+    if len(group.anchors) < 2:
+        return []
     several = len({family(anchor.model) for anchor in group.anchors}) > 1
+    held_out: HeldOut = "family" if several else "model"
     key: Callable[[str], str] = family if several else str
     scored = []
     for name in sorted({key(anchor.model) for anchor in group.anchors}):
@@ -112,10 +125,16 @@ def score(group: Group) -> list[Scored]:
         fitted = fit(group.kernel, group.profile, seen)
         profile = replace_kernel(group.profile, group.runtime, group.kernel, fitted)
         left_out = [anchor for anchor in group.anchors if key(anchor.model) == name]
-        scored += [_predict(anchor, profile, name, several) for anchor in left_out]
+        scored += [_predict(anchor, profile, held_out, name) for anchor in left_out]
     if group.kernel.spread.source.startswith("measured:"):
         return [_with_width_of_others(row, scored) for row in scored]
     return scored
+
+
+def check(profiles: Sequence[DeviceProfile] | None = None) -> list[Scored]:
+    """Predict the rows that are in no fit (`calibration.checks`) with the profiles as they ship."""
+    rows = [(row, profile) for profile in profiles or shipped() for row in profile.calibration.checks]
+    return [_predict(row, profile, "row", "never in a fit") for row, profile in rows]
 
 
 def _with_width_of_others(row: Scored, scored: Sequence[Scored]) -> Scored:
@@ -127,7 +146,7 @@ def _with_width_of_others(row: Scored, scored: Sequence[Scored]) -> Scored:
     return replace(row, low_ms=row.expected_ms / spread, high_ms=row.expected_ms * spread)
 
 
-def _predict(anchor: Anchor, profile: DeviceProfile, left_out: str, unseen_family: bool) -> Scored:
+def _predict(anchor: Anchor, profile: DeviceProfile, held_out: HeldOut, left_out: str) -> Scored:
     file = inspection(network(anchor.model), anchor.compute)
     interval = predict_latency_ms(file, profile, anchor.target, anchor.threads, anchor.unit)
     return Scored(
@@ -138,7 +157,7 @@ def _predict(anchor: Anchor, profile: DeviceProfile, left_out: str, unseen_famil
         threads=anchor.threads,
         model=anchor.model,
         left_out=left_out,
-        unseen_family=unseen_family,
+        held_out=held_out,
         published_ms=anchor.latency_ms * profile.factor_of(anchor),
         low_ms=interval.low,
         expected_ms=interval.expected,
@@ -167,7 +186,8 @@ def print_fit(console: Console, profiles: Sequence[DeviceProfile] | None) -> Non
         if fitted.scaling is not None:
             gains = f"compute {fitted.scaling.compute.value:.3g}, bytes {fitted.scaling.bytes.value:.3g}"
             console.print(f"  scaling at {fitted.scaling.threads} threads: {gains}")
-        console.print(f"  spread = {spread_of(score(group)):.3g}")
+        if len(rows) > 1:
+            console.print(f"  spread = {spread_of(score(group)):.3g}")
 
 
 def print_table(console: Console, rows: Sequence[Scored]) -> None:
@@ -197,10 +217,12 @@ def print_summary(console: Console, rows: Sequence[Scored]) -> None:
     table = Table(
         "device", "target", "unit", "dtype", "rows", "median error", "within 20 %", "inside the interval"
     )
-    kinds = sorted({(row.device, row.target, row.unit, row.compute) for row in rows})
-    parts = [(kind, [r for r in rows if (r.device, r.target, r.unit, r.compute) == kind]) for kind in kinds]
-    parts.append((("all, family left out", "", "", ""), [row for row in rows if row.unseen_family]))
-    parts.append((("all, model left out", "", "", ""), [row for row in rows if not row.unseen_family]))
+    folds = [row for row in rows if row.held_out != "row"]
+    kinds = sorted({(row.device, row.target, row.unit, row.compute) for row in folds})
+    parts = [(kind, [r for r in folds if (r.device, r.target, r.unit, r.compute) == kind]) for kind in kinds]
+    for title, held_out in (("all, family left out", "family"), ("all, model left out", "model")):
+        parts.append(((title, "", "", ""), [row for row in rows if row.held_out == held_out]))
+    parts.append((("never in a fit", "", "", ""), [row for row in rows if row.held_out == "row"]))
     for kind, some in ((kind, some) for kind, some in parts if some):
         close = sum(abs(row.ratio - 1) <= 0.2 for row in some) / len(some)
         table.add_row(*kind, str(len(some)), f"{_error(some):.1%}", f"{close:.0%}", f"{_coverage(some):.0%}")
@@ -228,14 +250,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.fit:
         print_fit(console, profiles)
         return 0
-    rows = [row for group in groups(profiles) for row in score(group)]
+    rows = [row for group in groups(profiles) for row in score(group)] + check(profiles)
+    if not rows:
+        console.print("no kernel of this profile has two anchors: nothing to score")
+        return 2
     if options.json:
         content = [asdict(row) | {"inside": row.inside} for row in rows]
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print_table(console, rows)
     print_summary(console, rows)
     # Models of a family that the fit has seen are easy: only unseen families are held to the limits.
-    strict = [row for row in rows if row.unseen_family] or rows
+    strict = [row for row in rows if row.held_out == "family"] or rows
     coverage, error = _coverage(strict), _error(strict)
     passed = coverage >= MIN_COVERAGE and error <= MAX_MEDIAN_ERROR
     console.print(

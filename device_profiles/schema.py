@@ -189,10 +189,11 @@ class StandIn(Record):
 
 
 class Calibration(Record):
-    """The evidence behind the kernels."""
+    """The evidence behind the kernels; no figure is fitted to `checks`, which judge the profile."""
 
     stand_ins: tuple[StandIn, ...] = ()
     anchors: tuple[Anchor, ...] = ()
+    checks: tuple[Anchor, ...] = ()
 
 
 class DeviceProfile(Record):
@@ -234,7 +235,8 @@ class DeviceProfile(Record):
         if len(set(self.targets)) != len(self.targets):
             problems.append("two runtimes have the same target")
         known = {stand_in.device for stand_in in self.calibration.stand_ins}
-        asked = {anchor.measured_on for anchor in self.calibration.anchors if anchor.measured_on is not None}
+        rows = (*self.calibration.anchors, *self.calibration.checks)
+        asked = {row.measured_on for row in rows if row.measured_on is not None}
         problems += [f"no stand_ins entry for {device!r}" for device in sorted(asked - known)]
         for runtime in self.runtimes:
             problems += [f"runtime {runtime.target!r}: {problem}" for problem in self._gaps(runtime)]

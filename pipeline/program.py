@@ -138,6 +138,17 @@ class Program:
         return Program(flat_module(exported), inputs, outputs, tuple(exported.example_inputs[0]))
 
 
+aten = torch.ops.aten
+# Operations that converters know under one of their names alone. A view holds for one memory layout, a reshape for all.
+STANDARD_FORMS = {
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
+}
+
+
 def tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
@@ -192,7 +203,6 @@ def flat_module(exported: torch.export.ExportedProgram) -> GraphModule:
     output = module.graph.output_node()
     output.args = (tuple(arg for arg in output.args[0] if isinstance(arg, Node)),)
     for node in module.graph.nodes:
-        if node.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
-            node.target = torch.ops.aten.reshape.default  # a view holds for one memory layout, a reshape for all
+        node.target = STANDARD_FORMS.get(node.target, node.target)
     # A new module: the exported one checks its inputs against the nested signature that we took away.
     return GraphModule(module, module.graph)

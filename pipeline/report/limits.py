@@ -23,7 +23,7 @@ class Limit:
 
 
 def limits(result: ReleaseResult) -> tuple[Limit, ...]:
-    return tuple(_limit(delivery.name, check) for delivery in result.deliveries for check in delivery.checks)
+    return tuple(_limit(item.name, check) for item in result.deliveries for check in item.checks)
 
 
 def check_name(check: Check) -> str:
@@ -31,7 +31,7 @@ def check_name(check: Check) -> str:
 
 
 def is_at_most(check: Check) -> bool:
-    """Whether the limit is an upper one: its margin is `limit - figure`, that of a lower one `figure - limit`.
+    """Whether the limit is an upper one: its margin is `limit - figure`, of a lower one `figure - limit`.
 
     At the limit itself neither tells: decibels and shares then have lower limits, all else upper ones.
     """

@@ -102,7 +102,7 @@ def ratio_text(size: int, float32: int) -> str:
 
 
 def _original(result: ReleaseResult) -> ParityRow:
-    metrics = {delivery.metric.name: delivery.metric.original for delivery in result.deliveries if delivery.metric}
+    metrics = {item.metric.name: item.metric.original for item in result.deliveries if item.metric}
     lines = tuple(
         Line(plain(metric_text(value), exact(value, name), "pytorch"), _function(name))
         for name, value in metrics.items()
@@ -159,7 +159,8 @@ def _reference_row(
 def _delivery(delivery: DeliveryResult, result: ReleaseResult, anchor: str) -> ParityRow:
     how = ran_by(delivery)
     absent = "not known" if delivery.size_bytes is not None else f"not known: {delivery.status}"
-    metric = () if delivery.metric is None else (_metric_line(delivery.metric, delivery.metric.artifact, how),)
+    found = delivery.metric
+    metric = () if found is None else (_metric_line(found, found.artifact, how),)
     share = delivery.low_precision_share
     details = (delivery.device, *((f"part {delivery.part}",) if delivery.part else ()))
     return ParityRow(

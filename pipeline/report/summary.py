@@ -93,12 +93,13 @@ def unverified(delivery: DeliveryResult) -> tuple[str, ...]:
 
 
 def _why(delivery: DeliveryResult) -> str:
-    """In a sentence: the limits that did not pass, what its target refused, or the first line of its reason."""
+    """A sentence: the limits that did not pass, what the target refused, or the first line of the reason."""
     if open_checks := _open_checks(delivery):
         return "; ".join(_open_check(check) for check in open_checks)
     if delivery.refusals:
         count = len(delivery.refusals)
-        return f"{count} {'refusal' if count == 1 else 'refusals'}, the first: {delivery.refusals[0].reason}"
+        several = f"{count} refusals, the first: " if count > 1 else ""
+        return several + delivery.refusals[0].reason
     return delivery.reason.strip().partition("\n")[0] or "no reason was recorded"
 
 

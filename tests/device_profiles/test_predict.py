@@ -169,6 +169,13 @@ def test_the_anchors_lie_inside_their_interval_as_often_as_the_spread_promises(n
     assert inside >= prediction.COVERED * len(anchors)
 
 
+def test_check_rows_are_no_anchors_and_mostly_lie_inside_their_interval() -> None:
+    for profile in prediction.shipped():
+        assert not set(profile.calibration.checks) & set(profile.calibration.anchors)
+    rows = prediction.check()
+    assert sum(row.inside for row in rows) >= 0.8 * len(rows)
+
+
 def test_shipped_figures_are_those_that_the_anchors_give() -> None:
     for group in prediction.groups():
         rows = [prediction.row_of(anchor, group.profile) for anchor in group.anchors]

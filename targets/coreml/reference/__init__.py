@@ -74,8 +74,7 @@ class ReferenceModel:
         """Read a package and compute its constants.
 
         Raises:
-            TargetError: it is no ML program, or holds operations that the interpreter refuses: every one is
-            named.
+            TargetError: it is no ML program, or holds operations that are refused; every one is named.
         """
         loaded = load_function(Path(mlpackage))
         builder = Builder(loaded.opset)
@@ -101,8 +100,7 @@ class ReferenceModel:
 
         Raises:
             TargetError: inputs are missing, unknown or of another shape or kind; or a value leads an
-            operation where
-                MIL does not define it.
+            operation where MIL does not define it.
         """
         return self._run(inputs, states, None)
 
@@ -159,4 +157,7 @@ def _fitted(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[Any
         raise TargetError("an input has another shape", got=array.shape, expected=shape, where=name)
     if not np.can_cast(array.dtype, dtype, casting="same_kind"):
         raise TargetError("an input has another kind of dtype", got=array.dtype, expected=dtype, where=name)
-    return array.astype(dtype, copy=False)
+    fitted = array.astype(dtype, copy=False)
+    if dtype.kind in "iu" and not np.array_equal(fitted, array):
+        raise TargetError("an input holds numbers that its dtype cannot", expected=dtype, where=name)
+    return fitted

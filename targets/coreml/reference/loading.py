@@ -48,7 +48,7 @@ def load_function(mlpackage: Path) -> Loaded:
     _refuse(_unknown(spec.mlProgram), mlpackage)
     try:
         program = load(spec, spec.specificationVersion, model.weights_dir or "")
-    except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+    except (AssertionError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise TargetError(f"coremltools cannot read the package back: {error}", where=mlpackage) from error
     function = program.functions[name]
     _refuse(_out_of_limits(function), mlpackage)

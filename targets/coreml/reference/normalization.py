@@ -74,4 +74,5 @@ def local_response_norm(x: Tensor, size: int, alpha: Tensor, beta: Tensor, k: Te
 
 @limit("local_response_norm")
 def centred_neighbours(op: Any) -> str | None:
+    """Of two neighbours Apple's smoke test expects the element alone, and its stress test PyTorch's two."""
     return None if op.size.val % 2 else "an even size has no stated centre"

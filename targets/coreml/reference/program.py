@@ -53,7 +53,7 @@ class Step:
         }
         blocks = [block.bind(environment, opset, observe) for block in self.blocks]
         try:
-            results = self.kernel(inputs, opset=opset, blocks=blocks)
+            results = self.kernel(inputs, opset, blocks)
         except UnclearError as reason:
             raise TargetError(
                 f"the Core ML reference interpreter does not run {self.op}: {reason}", where=self.name

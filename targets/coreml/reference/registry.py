@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -39,8 +39,9 @@ class Kernel:
     takes: Mapping[str, Function]
     given: frozenset[str]
 
-    def __call__(self, inputs: Mapping[str, Any], **given: Any) -> Any:
+    def __call__(self, inputs: Mapping[str, Any], opset: int, blocks: Sequence[Function]) -> Any:
         taken = {name: self.takes[name](value) for name, value in inputs.items()}
+        given = {"opset": opset, "blocks": blocks}
         return self.function(**taken, **{name: given[name] for name in self.given})
 
 

@@ -22,10 +22,9 @@ def pads_of(
 ) -> Pads:
     """Elements to add before and after each spatial dimension.
 
-    "same" makes ceil(size / stride) windows and puts an odd element after, "same_lower" before, as
-    TensorFlow's SAME and ONNX's SAME_LOWER. (The docstring of `conv` also gives a formula that puts it before
-    for "same"; it contradicts what it says of "same_lower" and disagrees with the converters, which map
-    TensorFlow's SAME to "same".)
+    "same" makes ceil(size / stride) windows and puts an odd element after, "same_lower" before: TensorFlow's
+    SAME and ONNX's SAME_LOWER, and SamePadding in mlmodel/format/NeuralNetwork.proto. (The docstring of
+    `conv` also gives a formula that puts it before for "same"; it contradicts what it says of "same_lower".)
 
     Args:
         sizes: the spatial dimensions of the input.

@@ -132,6 +132,11 @@ def test_input_that_does_not_fit_is_refused(adder: ReferenceModel, changes: Any,
     assert message in str(error.value)
 
 
+def test_integer_that_does_not_fit_is_refused(adder: ReferenceModel) -> None:
+    with pytest.raises(TargetError, match="an input holds numbers that its dtype cannot"):
+        adder.run({"left": normal(2, 3), "right": np.full((2, 3), 2**40)})
+
+
 def test_wider_inputs_of_the_same_kind_are_taken(adder: ReferenceModel) -> None:
     (total,) = adder.run(
         {"left": normal(2, 3).astype(np.float64), "right": np.ones((2, 3), np.int64)}
@@ -201,6 +206,22 @@ def test_flexible_dimension_takes_any_size(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             y, traced(torch.from_numpy(normal(rows, 3))).detach(), rtol=1e-5, atol=1e-6
         )
+
+
+def test_package_of_several_functions_runs_its_default(tmp_path: Path) -> None:
+    weight, x = normal(16, 16), normal(2, 16)
+    functions = {
+        "plain": lambda x: mb.linear(x=x, weight=weight),
+        "curved": lambda x: mb.tanh(x=mb.linear(x=x, weight=weight)),
+    }
+    together = ct.utils.MultiFunctionDescriptor()
+    for name, build in functions.items():
+        (tmp_path / name).mkdir()
+        together.add_function(str(save(build, {"x": x}, tmp_path / name)), "main", name)
+    together.default_function_name = "curved"
+    ct.utils.save_multifunction(together, str(tmp_path / "both.mlpackage"))
+    (actual,) = ReferenceModel.load(tmp_path / "both.mlpackage").run({"x": x}).values()
+    np.testing.assert_allclose(actual, np.tanh(x @ weight.T), rtol=1e-5, atol=1e-6)
 
 
 class Convolutional(nn.Module):
@@ -341,6 +362,15 @@ def test_compressed_weights_equal_coremltools_decompressed(bits: str, tmp_path: 
         outputs.append(output)
     assert sqnr_db(*outputs) >= 100
     assert sqnr_db(outputs[0], model(torch.from_numpy(x)).detach().numpy()) < 60
+
+
+def test_missing_weights_are_a_target_error(tmp_path: Path) -> None:
+    weight = normal(64, 64)
+    path = save(lambda x: mb.linear(x=x, weight=weight), {"x": normal(2, 64)}, tmp_path)
+    (file,) = path.rglob("weight.bin")
+    file.unlink()
+    with pytest.raises(TargetError, match="coremltools cannot read the package back"):
+        ReferenceModel.load(path)
 
 
 def test_loader_failure_is_a_target_error(tmp_path: Path) -> None:
