@@ -23,6 +23,7 @@ from edgewright.pipeline.results import (
     DeliveryResult,
     Figure,
     MetricResult,
+    Provenance,
     RefusalRecord,
 )
 from edgewright.pipeline.validate import compare, parity_floor
@@ -65,6 +66,7 @@ def assess(
 ) -> DeliveryResult:
     """Put the figures of a delivery together; a package is staged unless a limit was missed."""
     subject = material.subjects[delivery.section.part]
+    ran: Provenance = job["provenance"]
     inspection = read_inspection(job["inspection"])
     artifact = delivery.target.find(staging / delivery.label / ARTIFACT)
     found = load_samples_file(staging / "jobs" / delivery.label / "outputs.npz")
@@ -76,10 +78,11 @@ def assess(
         value=inspection.low_precision_share, provenance="file" if inspection.executed is None else "executed"
     )
     metric = _metric(material, subject, job)
+    tolerance = delivery.target.capabilities.tolerance_for(subject.program.weight_bytes())
     checks = [
-        *_parity_checks(delivery, compression, end_to_end, material.release.quality.min_sqnr_db),
+        *_parity_checks(ran, tolerance, compression, end_to_end, material.release.quality.min_sqnr_db),
         *_effect_checks(subject, inspection, share),
-        *_metric_checks(metric, material.release.quality.max_drop),
+        *_metric_checks(ran, metric, material.release.quality.max_drop),
         *_limit_checks(delivery, artifact, latency, memory),
     ]
     status = limits.status_of(checks, strict)
@@ -109,7 +112,7 @@ def assess(
         seconds={name: round(value, 3) for name, value in job["seconds"].items()},
     )
     if status != "missed":
-        _stage_package(material, delivery, subject, result, job, staging, artifact)
+        _stage_package(material, delivery, subject, result, job, staging, artifact, tolerance)
     return result
 
 
@@ -131,7 +134,7 @@ def _figures(
     latency: dict[str, Figure] = {}
     memory: dict[str, Figure] = {}
     section = delivery.section
-    if job["provenance"] == "measured-on-host":
+    if job["provenance"] != "reference":
         folder = staging / "jobs" / f"{delivery.label}.measure"
         folder.mkdir()
         first = folder / "sample.npz"
@@ -164,21 +167,20 @@ def _metric(material: Material, subject: Subject, job: dict[str, Any]) -> Metric
 
 
 def _parity_checks(
-    delivery: PlannedDelivery, compression: Comparison, end_to_end: Comparison, minimum: float | None
+    ran: Provenance, tolerance: float, compression: Comparison, end_to_end: Comparison, minimum: float | None
 ) -> list[Check]:
-    tolerance = delivery.target.capabilities.tolerance_db
     checks = [
         limits.lower_limit(
             f"parity of {name}",
             "dB against the original",
-            Figure(value=end_to_end.outputs[name], provenance="measured-on-host"),
+            Figure(value=end_to_end.outputs[name], provenance=ran),
             parity_floor(own, tolerance),
             "the file computes other numbers than the compressed graph: report it with the model's definition",
         )
         for name, own in compression.outputs.items()
     ]
     if minimum is not None:
-        figure = Figure(value=end_to_end.sqnr_db, provenance="measured-on-host")
+        figure = Figure(value=end_to_end.sqnr_db, provenance=ran)
         advice = "quantize fewer modules, or train with quantization"
         checks.append(limits.lower_limit("least SQNR", "dB against the original", figure, minimum, advice))
     return checks
@@ -201,10 +203,10 @@ def _effect_checks(subject: Subject, inspection: Inspection, share: Figure) -> l
     return checks
 
 
-def _metric_checks(metric: MetricResult | None, max_drop: float | None) -> list[Check]:
+def _metric_checks(ran: Provenance, metric: MetricResult | None, max_drop: float | None) -> list[Check]:
     if metric is None or max_drop is None:
         return []
-    figure = Figure(value=metric.drop, provenance="measured-on-host")
+    figure = Figure(value=metric.drop, provenance=ran)
     advice = "more calibration samples, fewer quantized modules, or training with quantization"
     return [limits.upper_limit("metric drop", metric.name.partition(":")[2], figure, max_drop, advice)]
 
@@ -259,7 +261,7 @@ def _float32_bytes(subject: Subject) -> int:
 
 def _stage_package(
     material: Material, delivery: PlannedDelivery, subject: Subject, result: DeliveryResult, job: dict[str, Any],
-    staging: Path, artifact: Artifact,
+    staging: Path, artifact: Artifact, tolerance: float,
 ) -> None:
     from edgewright.pipeline.export import pass_records
 
@@ -295,7 +297,7 @@ def _stage_package(
         vectors=Vectors(
             file=VECTORS,
             samples=len(samples),
-            floor_db=round(min(reached, delivery.target.capabilities.tolerance_db - VECTOR_SLACK_DB), 1),
+            floor_db=round(min(reached, tolerance - VECTOR_SLACK_DB), 1),
         ),
         model_digest=subject.original.digest(),
         program_digest=subject.program.digest(),

@@ -58,5 +58,9 @@ def run_measurement(folder: Path, target: str, artifact: str, samples: str, thre
 
 
 def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """The largest resident set of this process. On Linux from /proc: ru_maxrss still holds the parent's."""
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text().split("\n"):
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

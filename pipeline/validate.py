@@ -65,7 +65,7 @@ def validate(
     with open_artifact(artifact, threads) as session:
         found = [session.run(sample) for sample in samples]
         runtime, provenance = session.runtime, session.provenance
-    tolerance = get_target(artifact.target).capabilities.tolerance_db
+    tolerance = get_target(artifact.target).capabilities.tolerance_for(reference.weight_bytes())
     against = sqnr_by_output(expected, found)
     if original is not None:
         first = run_program(original)

@@ -6,7 +6,7 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -135,11 +135,17 @@ class Capabilities:
         minimum: the oldest runtime that opens our files, by name.
         tolerance_db: the least SQNR of an artifact against its compressed graph where the graph itself is exact
             float (no quantization noise to compare with).
+        half_tolerance_db: the same for a program with float16 weights: Core ML then computes in float16, too.
     """
 
     schemes: frozenset[str]
     minimum: Mapping[str, str] = field(default_factory=dict)
     tolerance_db: float = 60.0
+    half_tolerance_db: float = 60.0
+
+    def tolerance_for(self, weight_dtypes: Iterable[str]) -> float:
+        """The tolerance for a program that stores weights in these dtypes."""
+        return self.half_tolerance_db if "float16" in weight_dtypes else self.tolerance_db
 
 
 class Target(Protocol):

@@ -32,7 +32,7 @@ class ConvertFp16:
         for node, tensor in list(program.constants()):
             if tensor.dtype != torch.float32 or tensor.numel() < self.minimum_elements:
                 continue
-            if float(tensor.abs().max()) > LARGEST:
+            if float(tensor.detach().abs().max()) > LARGEST:
                 skips.append(Skip(str(node.target), f"its largest value exceeds float16's {LARGEST}"))
                 continue
             stored = add_constant(program, f"{node.target}_fp16", tensor.to(torch.float16), node)

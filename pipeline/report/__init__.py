@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from edgewright.pipeline.report.charts import Chart, dtype_chart, size_chart
 from edgewright.pipeline.report.figures import LEGEND, TITLES, Shown, duration
 from edgewright.pipeline.report.latency import LatencyChart, latency_chart
-from edgewright.pipeline.report.limits import Limit, limits
+from edgewright.pipeline.report.limits import LimitGroup, limit_groups
 from edgewright.pipeline.report.parity import HEADINGS, ParityRow, anchors, parity_rows
 from edgewright.pipeline.report.summary import Attention, Fact, Trouble, attention, facts, troubles, verdict
 from edgewright.pipeline.report.summary import unverified as unverified_of
@@ -31,7 +31,7 @@ class Page:
     sizes: Chart
     latency: LatencyChart | None
     dtypes: Chart
-    limits: tuple[Limit, ...]
+    limits: tuple[LimitGroup, ...]
     unlimited: tuple[str, ...]
     unverified: tuple[tuple[str, tuple[str, ...]], ...]
     troubles: tuple[Trouble, ...]
@@ -61,7 +61,6 @@ def render_report(result: ReleaseResult) -> str:
 def _page(result: ReleaseResult) -> Page:
     sentence, standing = verdict(result)
     anchor = anchors(result)
-    checks = limits(result)
     return Page(
         result=result,
         verdict=sentence,
@@ -74,7 +73,7 @@ def _page(result: ReleaseResult) -> Page:
         sizes=size_chart(result),
         latency=latency_chart(result),
         dtypes=dtype_chart(result),
-        limits=checks,
+        limits=limit_groups(result),
         unlimited=tuple(delivery.name for delivery in result.deliveries if not delivery.checks),
         unverified=tuple((delivery.name, unverified_of(delivery)) for delivery in result.deliveries),
         troubles=troubles(result),

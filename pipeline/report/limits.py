@@ -12,7 +12,6 @@ from edgewright.pipeline.results import Check, ReleaseResult
 class Limit:
     """A row: `detail` is what the unit says beyond a unit, such as "dB against the original"."""
 
-    delivery: str
     name: str
     detail: str
     figure: Shown
@@ -22,8 +21,21 @@ class Limit:
     advice: str
 
 
-def limits(result: ReleaseResult) -> tuple[Limit, ...]:
-    return tuple(_limit(item.name, check) for item in result.deliveries for check in item.checks)
+@dataclass(frozen=True)
+class LimitGroup:
+    """The limits of a delivery."""
+
+    delivery: str
+    status: str
+    limits: tuple[Limit, ...]
+
+
+def limit_groups(result: ReleaseResult) -> tuple[LimitGroup, ...]:
+    return tuple(
+        LimitGroup(item.name, item.status, tuple(_limit(check) for check in item.checks))
+        for item in result.deliveries
+        if item.checks
+    )
 
 
 def check_name(check: Check) -> str:
@@ -51,10 +63,9 @@ def limit_text(check: Check) -> str:
     return f"at {'most' if is_at_most(check) else 'least'} {round_text(check.limit, check.unit)}"
 
 
-def _limit(delivery: str, check: Check) -> Limit:
+def _limit(check: Check) -> Limit:
     share = f", {number(abs(check.margin / check.limit) * 100, 2)} % of the limit" if check.limit else ""
     return Limit(
-        delivery=delivery,
         name=check_name(check),
         detail=check.unit if " " in check.unit.strip() else "",
         figure=shown(check.figure, check.unit),

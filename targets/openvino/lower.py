@@ -12,7 +12,7 @@ from edgewright.targets.onnx.lower import write_onnx
 
 
 def write_ir(program: Program, path: Path) -> None:
-    """Write `path` (.xml) and the .bin beside it, weights as they are (no silent float16)."""
+    """Write `path` (.xml) and the .bin beside it, weights as the program has them (no silent float16)."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
@@ -24,7 +24,7 @@ def write_ir(program: Program, path: Path) -> None:
         for port, spec in zip(model.outputs, program.outputs, strict=True):
             port.get_tensor().set_names({spec.name})  # one behind a DequantizeLinear may have lost its name
         _name_stably(model)
-        openvino.save_model(model, str(path), compress_to_fp16=False)
+        openvino.save_model(model, str(path), compress_to_fp16="float16" in program.weight_bytes())
 
 
 def _name_stably(model: Any) -> None:

@@ -80,7 +80,7 @@ def _float_input(schema: Any, model: Any, graph: Any, index: int, spec: TensorSp
         tensor.name = spec.name.encode()
         return index
     outer = _float_tensor(schema, graph, tensor, spec.name)
-    graph.operators.insert(0, _operator(schema, model, schema.BuiltinOperator.QUANTIZE, outer, index))
+    graph.operators.insert(0, append_operator(schema, model, schema.BuiltinOperator.QUANTIZE, outer, index))
     return outer
 
 
@@ -90,7 +90,7 @@ def _float_output(schema: Any, model: Any, graph: Any, index: int, spec: TensorS
         tensor.name = spec.name.encode()
         return index
     outer = _float_tensor(schema, graph, tensor, spec.name)
-    graph.operators.append(_operator(schema, model, schema.BuiltinOperator.DEQUANTIZE, index, outer))
+    graph.operators.append(append_operator(schema, model, schema.BuiltinOperator.DEQUANTIZE, index, outer))
     return outer
 
 
@@ -103,7 +103,8 @@ def _float_tensor(schema: Any, graph: Any, like: Any, name: str) -> int:
     return len(graph.tensors) - 1
 
 
-def _operator(schema: Any, model: Any, kind: int, source: int, result: int) -> Any:
+def append_operator(schema: Any, model: Any, kind: int, source: int, result: int) -> Any:
+    """A QUANTIZE or DEQUANTIZE from one tensor to another; its place among the operators is the caller's to choose."""
     operator = schema.OperatorT()
     operator.opcodeIndex = _opcode(schema, model, kind)
     operator.inputs, operator.outputs = [source], [result]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgewright.pipeline.program import Program
 from edgewright.targets.tflite.boundary import restore_boundary
+from edgewright.targets.tflite.halve import halve_constants
 
 
 def write_tflite(program: Program, path: Path) -> None:
@@ -32,7 +33,8 @@ def write_tflite(program: Program, path: Path) -> None:
             content = converted.model_content() if hasattr(converted, "model_content") else _export(converted, path)
         finally:
             progress.config.show_progress = shown
-    path.write_bytes(restore_boundary(content, program.inputs, program.outputs))
+    content = restore_boundary(content, program.inputs, program.outputs)
+    path.write_bytes(halve_constants(content) if "float16" in program.weight_bytes() else content)
 
 
 def _export(converted: object, path: Path) -> bytes:

@@ -234,7 +234,7 @@ def test_what_is_not_known_is_a_dash_that_says_why(page: str) -> None:
 
 
 def test_table_headings_have_a_scope(outline: Outline) -> None:
-    assert {attrs.get("scope") for tag, attrs in outline.tags if tag == "th"} == {"col", "row"}
+    assert {attrs.get("scope") for tag, attrs in outline.tags if tag == "th"} == {"col", "row", "rowgroup"}
 
 
 def test_both_references_stand_above_the_deliveries(page: str) -> None:

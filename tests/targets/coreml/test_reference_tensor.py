@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from reference_programs import assert_close, inferred, mb, normal, run
 
 from edgewright.errors import TargetError
+from edgewright.targets.coreml.reference.tensor import topk
 
 X = normal(3, 4, 5)
 
@@ -45,6 +47,12 @@ def test_topk_gives_values_alone_and_small_indices(tmp_path: Path) -> None:
 
     order = np.argsort(-X, axis=1)[:, :2]
     assert_close(run(build, {"x": X}, tmp_path), [np.take_along_axis(X, order, 1), order], 0)
+
+
+def test_topk_of_minus_one_takes_all() -> None:
+    """The function itself: coremltools 9 states it, and fails to save its shape."""
+    values = topk(torch.from_numpy(X), -1, 1, False, return_indices=False)
+    np.testing.assert_array_equal(values, np.sort(X, 1)[:, ::-1])
 
 
 @pytest.mark.parametrize("reverse", [True, False])
