@@ -91,6 +91,10 @@ def export(
     with stages("plan"):
         plan = make_plan(content)
         check_output_folder(out)
+    import torch
+
+    # Half of the cores: the converters' processes have the rest, and threads that wait for a core spin.
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     staging = out / f".edgewright-{os.getpid()}"
     staging.mkdir()
     try:

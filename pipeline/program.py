@@ -187,7 +187,8 @@ DECOMPOSITIONS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
 
 def functional(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """The same program without in-place operations on its own values."""
-    return exported.run_decompositions(DECOMPOSITIONS)
+    decomposed: torch.export.ExportedProgram = exported.run_decompositions(DECOMPOSITIONS)
+    return decomposed
 
 
 def flat_module(exported: torch.export.ExportedProgram) -> GraphModule:
@@ -198,7 +199,8 @@ def flat_module(exported: torch.export.ExportedProgram) -> GraphModule:
         if node.op == "placeholder" and not isinstance(node.meta.get("val"), Tensor) and not node.users:
             module.graph.erase_node(node)
     for node in module.graph.find_nodes(op="call_function", target=aten.copy_.default):
-        if node.args[0].op == "placeholder" and not node.users:
+        written = node.args[0]
+        if isinstance(written, Node) and written.op == "placeholder" and not node.users:
             module.graph.erase_node(node)  # a write into an input is no result of the model
     output = module.graph.output_node()
     output.args = (tuple(arg for arg in output.args[0] if isinstance(arg, Node)),)

@@ -1,7 +1,7 @@
-"""Small models that many tests share: each has what it takes to break a pass or a converter. Seeds are fixed.
+"""Small models that many tests share: each can break a pass or a converter. Seeds are fixed.
 
-Use `SMALL[name]`: `.build()` gives the module, `.batches(n)` gives n dicts of inputs; `captured`, `folded` and
-`quantized` give its programs.
+Use `SMALL[name]`: `.build()` gives the module, `.batches(n)` gives n dicts of inputs; `captured`, `folded`
+and `quantized` give its programs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.decompose_attention import DecomposeAttention
@@ -21,9 +23,8 @@ from edgewright.pipeline.passes.fold_constants import FoldConstants
 from edgewright.pipeline.passes.quantize_static import QuantizeStatic
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.program import Program
-from torch import Tensor, nn
 
-torch.set_num_threads(1)  # the machines of the tests have few cores, and one thread gives the same bits everywhere
+torch.set_num_threads(1)  # one thread gives the same bits everywhere
 
 Batch = dict[str, Tensor]
 
@@ -47,7 +48,9 @@ class Cnn(nn.Module):
         self.stem = ConvBlock(1, 32)
         self.depthwise = ConvBlock(32, 32, groups=32)
         self.pointwise = ConvBlock(32, 64, size=1)
-        self.residual = nn.Sequential(ConvBlock(64, 64), nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64))
+        self.residual = nn.Sequential(
+            ConvBlock(64, 64), nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
+        )
         self.left = ConvBlock(64, 32, size=1)
         self.right = ConvBlock(64, 32)
         self.head = nn.Linear(64, 10)
@@ -123,7 +126,9 @@ class Mlp(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 8))
+        self.layers = nn.Sequential(
+            nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 8)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -133,7 +138,8 @@ def randomize_norms(model: nn.Module) -> nn.Module:
     """Batch-norm statistics as after training: with the initial ones, folding would change nothing."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            assert module.running_mean is not None and module.running_var is not None, "tracked by default"
+            assert module.running_mean is not None, "tracked by default"
+            assert module.running_var is not None, "tracked by default"
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_(0.0, 0.2)
             module.running_mean.normal_(0.0, 0.2)

@@ -63,7 +63,7 @@ class DropIdentities:
 
 def _is_identity(node: Node) -> bool:
     if node.target is aten.dropout.default:
-        return not node.args[2]  # in training mode it is random, not a copy
+        return node.args[2] is False  # in training mode it is random, not a copy
     if node.target in COPIES:
         return True
     if node.target not in RESHAPES:

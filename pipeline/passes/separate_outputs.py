@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgewright.pipeline.passes.base import Context, PassReport
-from edgewright.pipeline.passes.graph import aten, insert_call
+from edgewright.pipeline.passes.graph import aten, insert_call, value_of
 from edgewright.pipeline.program import Program
 from torch.fx import Node
 
@@ -24,16 +24,17 @@ class SeparateOutputs:
 
     def run(self, program: Program, context: Context) -> PassReport:
         output = program.graph.output_node()
-        seen: set[Node] = set()
+        returned = output.args[0]
+        assert isinstance(returned, tuple | list), "a program returns a flat tuple of tensors"
         results: list[Node] = []
-        for node in output.args[0]:  # type: ignore[union-attr]
+        rewrites = 0
+        for node in returned:
             assert isinstance(node, Node), "a program returns a flat tuple of tensors"
-            if node in seen or node.op == "placeholder":
-                shape = list(node.meta["val"].shape)
+            if node in results or node.op == "placeholder":
+                shape = list(value_of(node).shape)
                 results.append(insert_call(program, output, aten.reshape.default, node, shape))
+                rewrites += 1
             else:
                 results.append(node)
-            seen.add(node)
-        rewrites = sum(1 for old, new in zip(output.args[0], results, strict=True) if old is not new)  # type: ignore[arg-type]
         output.args = (tuple(results),)
         return PassReport(rewrites)

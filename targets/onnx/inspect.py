@@ -150,13 +150,23 @@ def _executed(path: Path, stated: Mapping[str, int]) -> list[Operation] | None:
         graph = onnx.load(options.optimized_model_filepath).graph
     weights = {initializer.name: list(initializer.dims) for initializer in graph.initializer}
     constants = {node.name: [weights.get(name, []) for name in node.input] for node in graph.node}
+    turned = {node.name for node in graph.node for item in node.attribute if item.name == "transA" and item.i}
     suffix = "_kernel_time"
     kernels = [event for event in events if event.get("name", "").endswith(suffix)]
-    return [_kernel(event["name"].removesuffix(suffix), event["args"], constants, stated) for event in kernels]
+    names = [event["name"].removesuffix(suffix) for event in kernels]
+    return [
+        _kernel(name, event["args"], constants, stated, transposed=name in turned)
+        for name, event in zip(names, kernels, strict=True)
+    ]
 
 
 def _kernel(
-    name: str, arguments: Mapping[str, Any], constants: Mapping[str, list[list[int]]], stated: Mapping[str, int]
+    name: str,
+    arguments: Mapping[str, Any],
+    constants: Mapping[str, list[list[int]]],
+    stated: Mapping[str, int],
+    *,
+    transposed: bool,
 ) -> Operation:
     """A kernel in blocked layout ("y_nchwc" writes y) pads its channels: its products are those of the file."""
     op = arguments["op_name"]
@@ -168,7 +178,10 @@ def _kernel(
         stored = constants.get(name, [])
         weight = stored[place] if place < len(stored) and stored[place] else inputs[place][1]
         output = next(iter(arguments["output_type_shape"][0].values()))
-        macs = _macs(op, inputs[0][1], weight, output)  # N, H, W, C or N, C, H, W: the product is the same
+        data = inputs[0][1]
+        if transposed and len(data) >= 2:
+            data = [*data[:-2], data[-1], data[-2]]
+        macs = _macs(op, data, weight, output)  # N, H, W, C or N, C, H, W: the product is the same
         macs = stated.get(name.removesuffix("_nchwc"), macs) if name.endswith("_nchwc") else macs
         compute = "int8" if op in INTEGER_KERNELS else compute
     return Operation(name, op, compute, macs)

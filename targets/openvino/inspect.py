@@ -108,7 +108,7 @@ def _kernels(node: Any, stated: Mapping[str, int]) -> list[Operation]:
     only. A product in it runs in integers when its dequantization was moved behind it.
     """
     if _layer(node) != "Subgraph":
-        return [_kernel(node)]
+        return [_kernel(node, stated)]
     names = str(node.get_rt_info()["originalLayersNames"].astype(str)).split(",")
     precision = _dtype(str(node.get_rt_info()["runtimePrecision"].astype(str)))
     products = [
@@ -119,7 +119,7 @@ def _kernels(node: Any, stated: Mapping[str, int]) -> list[Operation]:
     return products or [Operation(node.get_friendly_name(), "Subgraph", precision)]
 
 
-def _kernel(node: Any) -> Operation:
+def _kernel(node: Any, stated: Mapping[str, int]) -> Operation:
     """One layer of the runtime graph. Its weights keep the layout of the file: OIHW, or [out, in]."""
     layer = _layer(node)
     precision = _dtype(str(node.get_rt_info()["runtimePrecision"].astype(str)))
@@ -132,5 +132,8 @@ def _kernel(node: Any) -> Operation:
     elif layer in TRANSPOSED and len(inputs) > 1:
         macs = prod(inputs[0]) * (prod(inputs[1]) // max(inputs[0][1], 1))
     elif layer in PRODUCTS and inputs:
-        macs = matmul_macs(inputs[0], _shape(node.output(0)))
+        # A transpose may be fused into it, so the file's own count goes before the shapes.
+        names = str(node.get_rt_info()["originalLayersNames"].astype(str)).split(",")
+        known = [stated[name] for name in names if name in stated]
+        macs = known[0] if len(known) == 1 else matmul_macs(inputs[0], _shape(node.output(0)))
     return Operation(node.get_friendly_name(), layer, precision, macs)

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgewright.pipeline.program import Program
 from edgewright.targets.onnx.lower import write_onnx
+from edgewright.targets.openvino.compact import compact_xml
 
 
 def write_ir(program: Program, path: Path) -> None:
@@ -25,6 +26,7 @@ def write_ir(program: Program, path: Path) -> None:
             port.get_tensor().set_names({spec.name})  # one behind a DequantizeLinear may have lost its name
         _name_stably(model)
         openvino.save_model(model, str(path), compress_to_fp16="float16" in program.weight_bytes())
+    compact_xml(path, {spec.name for spec in (*program.inputs, *program.outputs)})
 
 
 def _name_stably(model: Any) -> None:

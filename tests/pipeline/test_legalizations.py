@@ -7,6 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
+
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.passes.base import Pass, PassReport
 from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
@@ -16,11 +21,6 @@ from edgewright.pipeline.passes.shift_activations import ShiftActivations
 from edgewright.pipeline.passes.spell_out_defaults import SpellOutDefaults
 from edgewright.pipeline.passes.unfold_weights import UnfoldWeights
 from edgewright.pipeline.program import Program, TensorSpec
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.fx import Graph, GraphModule
-
 from tests.small_models import SMALL, captured, quantized
 
 aten, quantized_ops = torch.ops.aten, torch.ops.quantized_decomposed
@@ -49,7 +49,9 @@ def test_looking_up_integers_changes_rounding_only() -> None:
                 assert torch.allclose(got[key], expected[key], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [ShiftActivations(), UnfoldWeights(), LookUpIntegers()], ids=lambda step: step.name)
+@pytest.mark.parametrize(
+    "step", [ShiftActivations(), UnfoldWeights(), LookUpIntegers()], ids=lambda step: step.name
+)
 def test_a_legalization_of_quantization_leaves_a_float_program_alone(step: Pass) -> None:
     result = run_passes(captured("two_inputs"), [step])
     assert result.reports[0].report == PassReport(0)
@@ -68,9 +70,7 @@ def pair_program(scale: float, zero_point: int, x: Tensor) -> Program:
     stored = graph.call_function(quantized_ops.quantize_per_tensor.default, (node, *arguments))
     result = graph.call_function(quantized_ops.dequantize_per_tensor.default, (stored, *arguments))
     graph.output((result,))
-    return Program(
-        GraphModule({}, graph), (TensorSpec.of("x", x),), (TensorSpec.of("output_0", x),), (x,)
-    )
+    return Program(GraphModule({}, graph), (TensorSpec.of("x", x),), (TensorSpec.of("output_0", x),), (x,))
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,7 +79,9 @@ def pair_program(scale: float, zero_point: int, x: Tensor) -> Program:
     zero_point=st.integers(-128, 127),
     values=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20),
 )
-def test_shifted_activations_are_the_same_numbers_bit_for_bit(scale: float, zero_point: int, values: list[float]) -> None:
+def test_shifted_activations_are_the_same_numbers_bit_for_bit(
+    scale: float, zero_point: int, values: list[float]
+) -> None:
     x = torch.tensor(values)
     program = pair_program(scale, zero_point, x)
     result = run_passes(program, [ShiftActivations()])

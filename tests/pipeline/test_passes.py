@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.passes.base import Pass, PassReport
@@ -17,8 +19,6 @@ from edgewright.pipeline.passes.fold_batchnorm import NORM, FoldBatchnorm
 from edgewright.pipeline.passes.fold_constants import FoldConstants
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.program import Program
-from torch import Tensor, nn
-
 from tests.small_models import SMALL, captured, folded, quantized, randomize_norms
 
 aten = torch.ops.aten
@@ -62,15 +62,27 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
 # fold-batchnorm
 
 NORMED = {
-    "conv2d without bias": (lambda: nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5)), (2, 3, 8, 8)),
+    "conv2d without bias": (
+        lambda: nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5)),
+        (2, 3, 8, 8),
+    ),
     "conv2d with bias": (lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)), (2, 3, 8, 8)),
-    "conv2d of groups": (lambda: nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.BatchNorm2d(8)), (2, 4, 8, 8)),
+    "conv2d of groups": (
+        lambda: nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.BatchNorm2d(8)),
+        (2, 4, 8, 8),
+    ),
     "conv1d": (lambda: nn.Sequential(nn.Conv1d(3, 5, 3), nn.BatchNorm1d(5)), (2, 3, 9)),
     "conv3d": (lambda: nn.Sequential(nn.Conv3d(2, 3, 3), nn.BatchNorm3d(3)), (1, 2, 5, 5, 5)),
-    "conv_transpose2d": (lambda: nn.Sequential(nn.ConvTranspose2d(3, 5, 3, 2), nn.BatchNorm2d(5)), (2, 3, 6, 6)),
+    "conv_transpose2d": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(3, 5, 3, 2), nn.BatchNorm2d(5)),
+        (2, 3, 6, 6),
+    ),
     "linear": (lambda: nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5)), (4, 7)),
     "linear without bias": (lambda: nn.Sequential(nn.Linear(7, 5, bias=False), nn.BatchNorm1d(5)), (4, 7)),
-    "norm without affine": (lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, affine=False)), (2, 3, 8, 8)),
+    "norm without affine": (
+        lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, affine=False)),
+        (2, 3, 8, 8),
+    ),
     "conv2d with padding same": (
         lambda: nn.Sequential(nn.Conv2d(3, 5, 3, padding="same"), nn.BatchNorm2d(5)),
         (2, 3, 8, 8),
@@ -131,7 +143,9 @@ def test_a_convolution_with_two_readers_is_not_folded() -> None:
 
 
 def test_a_norm_without_a_layer_before_it_is_not_folded() -> None:
-    refuses(seeded(lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3))), torch.randn(1, 3, 4, 4), "no convolution")
+    refuses(
+        seeded(lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3))), torch.randn(1, 3, 4, 4), "no convolution"
+    )
 
 
 def test_a_grouped_transposed_convolution_is_not_folded() -> None:
@@ -146,8 +160,13 @@ def test_a_norm_over_another_axis_than_the_linear_layers_is_not_folded() -> None
 
 
 def test_computed_weights_are_not_folded() -> None:
-    model = seeded(lambda: Calls(lambda self, x: self.norm(F.conv2d(x, self.raw * 2.0)), raw=torch.randn(5, 3, 3, 3),
-                                 norm=nn.BatchNorm2d(5)))
+    model = seeded(
+        lambda: Calls(
+            lambda self, x: self.norm(F.conv2d(x, self.raw * 2.0)),
+            raw=torch.randn(5, 3, 3, 3),
+            norm=nn.BatchNorm2d(5),
+        )
+    )
     refuses(model, torch.randn(1, 3, 8, 8), "computed, not constant")
 
 
@@ -303,7 +322,10 @@ sdpa = F.scaled_dot_product_attention
 ATTENTION: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], int]] = {
     "no mask": (lambda q, k, v: sdpa(q, k, v), 4),
     "a bool mask": (lambda q, k, v: sdpa(q, k, v, attn_mask=ALLOWED), 4),
-    "a computed bool mask": (lambda q, k, v: sdpa(q, k, v, attn_mask=(k.sum((1, 3)) < 9.0)[:, None, None, :]), 4),
+    "a computed bool mask": (
+        lambda q, k, v: sdpa(q, k, v, attn_mask=(k.sum((1, 3)) < 9.0)[:, None, None, :]),
+        4,
+    ),
     "a float mask": (lambda q, k, v: sdpa(q, k, v, attn_mask=ADDED), 4),
     "a mask of minus infinity": (
         lambda q, k, v: sdpa(q, k, v, attn_mask=torch.where(ALLOWED, 0.0, -torch.inf)),

@@ -1,4 +1,4 @@
-"""Static 8-bit quantization: what gets an encoding, what shares one, what must stay float, and how good it is."""
+"""Static 8-bit quantization: what gets an encoding, what shares one, what stays float, and how good it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import Node
+
 from edgewright.errors import CalibrationError, RecipeError
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.metrics import sqnr_by_output
@@ -17,9 +20,6 @@ from edgewright.pipeline.passes.decompose_attention import DecomposeAttention
 from edgewright.pipeline.passes.quantize_static import QuantizeStatic
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.program import Program
-from torch import Tensor, nn
-from torch.fx import Node
-
 from tests.small_models import CALIBRATION, SMALL, Batch, captured, folded, quantized
 
 aten, q = torch.ops.aten, torch.ops.quantized_decomposed
@@ -125,7 +125,13 @@ def test_an_embedding_table_is_stored_as_int8() -> None:
 
 def test_every_layer_of_the_cnn_reads_and_writes_integers() -> None:
     program = quantized("cnn")
-    for target in (aten.conv2d.default, aten.linear.default, aten.add.Tensor, aten.max_pool2d.default, aten.mean.dim):
+    for target in (
+        aten.conv2d.default,
+        aten.linear.default,
+        aten.add.Tensor,
+        aten.max_pool2d.default,
+        aten.mean.dim,
+    ):
         found = nodes(program, target)
         assert found
         for node in found:
@@ -186,7 +192,9 @@ def test_concatenation_of_different_ranges_shares_the_widest() -> None:
         (lambda x: F.pad(x, (1, 1)), aten.constant_pad_nd.default),
     ],
 )
-def test_what_only_moves_values_shares_its_inputs_encoding(move: Callable[[Tensor], Tensor], target: object) -> None:
+def test_what_only_moves_values_shares_its_inputs_encoding(
+    move: Callable[[Tensor], Tensor], target: object
+) -> None:
     torch.manual_seed(0)
     program = compress(Net(lambda self, x: move(self.conv(x)), conv=nn.Conv2d(3, 4, 3)), images())
     found = nodes(program, target) or nodes(program, aten.pad.default)
@@ -280,7 +288,8 @@ def test_a_grouped_transposed_convolution_is_left_in_float_with_the_reason() -> 
 def test_two_runs_give_the_same_digest(observer: str) -> None:
     context = Context(batches=SMALL["two_inputs"].batches(4))
     digests = {
-        run_passes(folded("two_inputs"), [QuantizeStatic(observer=observer)], context).program.digest() for _ in range(2)
+        run_passes(folded("two_inputs"), [QuantizeStatic(observer=observer)], context).program.digest()
+        for _ in range(2)
     }
     assert len(digests) == 1
 
@@ -322,7 +331,9 @@ def test_the_small_models_keep_their_quality(name: str) -> None:
 def test_an_integer_result_of_a_quantized_model_is_right() -> None:
     batches = SMALL["two_inputs"].batches(32, seed=5)
     agree = [
-        bool(torch.equal(captured("two_inputs").run(batch)["best"], quantized("two_inputs").run(batch)["best"]))
+        bool(
+            torch.equal(captured("two_inputs").run(batch)["best"], quantized("two_inputs").run(batch)["best"])
+        )
         for batch in batches
     ]
     assert sum(agree) >= 31
@@ -330,7 +341,9 @@ def test_an_integer_result_of_a_quantized_model_is_right() -> None:
 
 def test_a_channel_of_zeros_and_a_constant_activation_stay_finite() -> None:
     torch.manual_seed(0)
-    net = Net(lambda self, x: self.second(self.first(x) * 0.0), first=nn.Conv2d(3, 4, 3), second=nn.Conv2d(4, 5, 3))
+    net = Net(
+        lambda self, x: self.second(self.first(x) * 0.0), first=nn.Conv2d(3, 4, 3), second=nn.Conv2d(4, 5, 3)
+    )
     net.first.weight.data[1] = 0.0  # type: ignore[index, union-attr]
     net.second.weight.data[:] = 0.0  # type: ignore[index, union-attr]
     program = compress(net, images())

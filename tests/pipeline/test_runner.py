@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch.fx import Node
+
 from edgewright.errors import CalibrationError, PassError, RecipeError
 from edgewright.pipeline.passes.base import Context, Pass, PassReport
 from edgewright.pipeline.passes.decompose_attention import DecomposeAttention
@@ -17,8 +19,6 @@ from edgewright.pipeline.passes.runner import check_order, run_passes
 from edgewright.pipeline.passes.shift_activations import ShiftActivations
 from edgewright.pipeline.passes.unfold_weights import UnfoldWeights
 from edgewright.pipeline.program import Program
-from torch.fx import Node
-
 from tests.small_models import SMALL, captured
 
 aten = torch.ops.aten

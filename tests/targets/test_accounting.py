@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgewright.targets.accounting import (
     Step,
     account,
@@ -13,11 +16,11 @@ from edgewright.targets.accounting import (
     transposed_convolution_macs,
 )
 from edgewright.targets.base import Inspection, Operation
-from hypothesis import given
-from hypothesis import strategies as st
 
 
-def step(name: str, reads: tuple[str, ...], writes: tuple[str, ...], macs: int = 0, compute: str = "float32") -> Step:
+def step(
+    name: str, reads: tuple[str, ...], writes: tuple[str, ...], macs: int = 0, compute: str = "float32"
+) -> Step:
     return Step(name, "op", compute, macs, reads, writes)
 
 
@@ -50,7 +53,12 @@ def test_a_vector_times_a_matrix_counts_once_a_weight() -> None:
 
 
 @given(
-    st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.integers(1, 3)
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.integers(1, 3),
 )
 def test_a_convolution_and_its_transpose_do_the_same_work(
     batch: int, inputs: int, outputs: int, kernel: int, stride: int, size: int
@@ -60,7 +68,9 @@ def test_a_convolution_and_its_transpose_do_the_same_work(
     weight = torch.zeros(inputs, outputs, kernel, kernel)
     large = torch.nn.functional.conv_transpose2d(small, weight, stride=stride)
     back = torch.nn.functional.conv2d(large, weight, stride=stride)
-    assert transposed_convolution_macs(small.shape, weight.shape) == convolution_macs(back.shape, weight.shape)
+    assert transposed_convolution_macs(small.shape, weight.shape) == convolution_macs(
+        back.shape, weight.shape
+    )
 
 
 # Activations alive at once

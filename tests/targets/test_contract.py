@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from edgewright.errors import TargetError
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.metrics import sqnr_by_output
@@ -25,8 +27,6 @@ from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.program import Program
 from edgewright.targets import get_target, require_runtime, target_names
 from edgewright.targets.base import Artifact, Inspection, Session, Target
-from torch import Tensor, nn
-
 from tests.small_models import PREPARE, SMALL, captured, folded, quantized
 
 TARGETS = ("coreml", "onnx", "openvino", "tflite")
@@ -93,7 +93,9 @@ every_delivery = pytest.mark.parametrize(
     ("name", "scheme", "model"),
     [(name, scheme, model) for name in TARGETS for model in SMALL for scheme in SCHEMES],
 )
-every_pair = pytest.mark.parametrize(("name", "model"), [(name, model) for name in TARGETS for model in SMALL])
+every_pair = pytest.mark.parametrize(
+    ("name", "model"), [(name, model) for name in TARGETS for model in SMALL]
+)
 
 
 def test_the_contract_covers_every_target() -> None:
@@ -176,10 +178,14 @@ def test_int8_weights_are_stored_as_int8(
     stored = quantized(model).weight_bytes()["int8"]
     small, full = (deliver(name, scheme, model) for scheme in ("w8a8", "fp32"))
     assert stored <= small.inspection.bytes_by_dtype["int8"] <= 1.05 * stored
-    assert small.inspection.bytes_by_dtype.get("float32", 0) <= 0.05 * full.inspection.bytes_by_dtype["float32"]
-    # 20 KB: the structure of a graph costs the same in both schemes, and is much of a small model's file.
+    assert (
+        small.inspection.bytes_by_dtype.get("float32", 0) <= 0.05 * full.inspection.bytes_by_dtype["float32"]
+    )
+    # 20 KB: the structure of a graph costs the same in both schemes, much of a small model's file.
     allowance = 20_000
-    if name == "openvino":  # its structure is XML, about a kilobyte an operation: the weights are judged alone
+    if (
+        name == "openvino"
+    ):  # its structure is XML, about a kilobyte an operation: the weights are judged alone
         sizes = [delivery.artifact.main.with_suffix(".bin").stat().st_size for delivery in (small, full)]
     else:
         sizes = [delivery.artifact.size_bytes for delivery in (small, full)]
@@ -220,7 +226,9 @@ def test_a_session_says_what_executed_and_how_its_figures_were_got(
 # Formats of their own
 
 
-def test_an_onnx_file_passes_the_checker_with_the_programs_ports(deliver: Callable[[str, str, str], Delivery]) -> None:
+def test_an_onnx_file_passes_the_checker_with_the_programs_ports(
+    deliver: Callable[[str, str, str], Delivery],
+) -> None:
     usable("onnx")
     import onnx
 
@@ -237,7 +245,9 @@ def test_an_onnx_file_holds_no_path_of_this_machine(deliver: Callable[[str, str,
     assert b"site-packages" not in content
 
 
-def test_onnx_activations_are_unsigned_and_weights_signed(deliver: Callable[[str, str, str], Delivery]) -> None:
+def test_onnx_activations_are_unsigned_and_weights_signed(
+    deliver: Callable[[str, str, str], Delivery],
+) -> None:
     usable("onnx")
     import onnx
 
@@ -268,7 +278,9 @@ def test_an_int8_tflite_file_is_float_outside_and_integer_inside(
     assert {operation.compute for operation in products} == {"int8"}
 
 
-def test_a_coreml_package_is_an_ios17_program_with_folded_weights(deliver: Callable[[str, str, str], Delivery]) -> None:
+def test_a_coreml_package_is_an_ios17_program_with_folded_weights(
+    deliver: Callable[[str, str, str], Delivery],
+) -> None:
     inspection = deliver("coreml", "w8a8", "cnn").inspection
     assert inspection.format == "Core ML specification 8"
     kinds = {operation.op for operation in inspection.operations}
@@ -280,7 +292,7 @@ def test_a_coreml_package_is_an_ios17_program_with_folded_weights(deliver: Calla
 
 
 class Odd(nn.Module):
-    """An input that nothing reads, one value under two names, a returned input, a constant, booleans, indices."""
+    """An unread input, one value under two names, a returned input, a constant, booleans, indices."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -388,19 +400,27 @@ def _missing(name: str) -> bool:
 def _digests(seed: str, names: list[str]) -> Iterator[str]:
     environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", ACROSS, *names], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", ACROSS, *names],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     yield from (line for line in done.stdout.splitlines() if line.startswith("DIGEST"))
 
 
 def test_the_digest_helper_sees_a_difference(tmp_path: Path) -> None:
-    """One weight changed by one step changes the ONNX file: identical bytes are no accident of the comparison."""
+    """One weight changed by one step changes the file: identical bytes are no accident of comparing."""
     target = usable("onnx")
     program = quantized("mlp").clone()
     name = next(str(node.target) for node, tensor in program.constants() if tensor.dtype == torch.int8)
     changed = program.tensors()[name].clone()
     changed[0, 0] ^= 1
     program.module.register_buffer(name, changed)
-    files = [lower(target, each, tmp_path / str(place)).main for place, each in enumerate((quantized("mlp"), program))]
+    files = [
+        lower(target, each, tmp_path / str(place)).main
+        for place, each in enumerate((quantized("mlp"), program))
+    ]
     assert len({hashlib.sha256(file.read_bytes()).hexdigest() for file in files}) == 2

@@ -66,6 +66,31 @@ def test_all_refused_operations_are_named_at_once(tmp_path: Path) -> None:
     assert "what to do" in str(error.value)
 
 
+def test_refused_operation_in_a_branch_is_named(tmp_path: Path) -> None:
+    def build(x: object) -> object:
+        return mb.cond(
+            pred=mb.cast(x=mb.reduce_sum(x=x), dtype="bool"),
+            _true_fn=lambda: mb.random_normal(shape=np.array([1, 2, 3], np.int32)),
+            _false_fn=lambda: mb.local_response_norm(x=x, size=2),
+        )
+
+    path = save(build, {"x": normal(2, 3)[None]}, tmp_path)
+    with pytest.raises(TargetError, match=r"random_normal \(1\): its values are random"):
+        ReferenceModel.load(path)
+
+
+def test_operation_out_of_limits_in_a_branch_is_named(tmp_path: Path) -> None:
+    def build(x: object) -> object:
+        return mb.cond(
+            pred=mb.cast(x=mb.reduce_sum(x=x), dtype="bool"),
+            _true_fn=lambda: mb.relu(x=x),
+            _false_fn=lambda: mb.local_response_norm(x=x, size=2),
+        )
+
+    with pytest.raises(TargetError, match=r"local_response_norm .*an even size"):
+        ReferenceModel.load(save(build, {"x": normal(1, 2, 3)}, tmp_path))
+
+
 def test_operation_without_a_function_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(lambda x: mb.relu(x=mb.tanh(x=x)), {"x": normal(2, 3)}, tmp_path)
     for name in ("relu", "tanh"):
