@@ -13,9 +13,14 @@ CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv3d.
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})
 PRODUCTS = frozenset({aten.matmul.default, aten.mm.default, aten.bmm.default})
 
+ATTENTION = aten.scaled_dot_product_attention.default
+COUNTED = CONVOLUTIONS | TRANSPOSED | PRODUCTS | {aten.linear.default, ATTENTION}
+
 
 def node_macs(node: Node) -> int:
     """Multiply-accumulates of one node; 0 for anything but convolutions and matrix products."""
+    if node.target not in COUNTED:
+        return 0
     shapes = [list(value_of(arg).shape) for arg in node.args[:2] if isinstance(arg, Node)]
     if node.target in CONVOLUTIONS:
         return convolution_macs(value_of(node).shape, shapes[1])
@@ -25,10 +30,8 @@ def node_macs(node: Node) -> int:
         return prod(value_of(node).shape) * shapes[1][-1]
     if node.target in PRODUCTS:
         return matmul_macs(shapes[0], value_of(node).shape)
-    if node.target is aten.scaled_dot_product_attention.default:
-        query, key = shapes
-        return prod(query[:-1]) * key[-2] * query[-1] * 2
-    return 0
+    query, key = shapes
+    return prod(query[:-1]) * key[-2] * query[-1] * 2
 
 
 def low_precision_share(program: Program) -> float:
