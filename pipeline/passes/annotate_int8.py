@@ -79,13 +79,13 @@ EMBEDDING = aten.embedding.default
 SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
 
 
-def _activation(observer: str) -> QuantizationSpec:
+def _activation(observer: str, *, symmetric: bool) -> QuantizationSpec:
     kinds = {"histogram": HistogramObserver, "minmax": MinMaxObserver}
     return QuantizationSpec(
         dtype=torch.int8,
         quant_min=-128,
         quant_max=127,
-        qscheme=torch.per_tensor_affine,
+        qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
         is_dynamic=False,
         observer_or_fake_quant_ctr=kinds[observer].with_args(eps=2**-20),
     )
