@@ -24,16 +24,18 @@ PASSES = {
     "fold-batchnorm": "edgewright.pipeline.passes.fold_batchnorm:FoldBatchnorm",
     "fold-constants": "edgewright.pipeline.passes.fold_constants:FoldConstants",
     "quantize-static": "edgewright.pipeline.passes.quantize_static:QuantizeStatic",
+    "round-biases": "edgewright.pipeline.passes.round_biases:RoundBiases",
     "smooth-activations": "edgewright.pipeline.passes.smooth_activations:SmoothActivations",
 }
 # What every program gets first, compressed or not.
 CLEAN = ("drop-identities", "fold-constants", "fold-batchnorm")
-# The passes that make a scheme; the last one takes the settings that the recipe gives.
+# The passes that make a scheme; the one that stores the weights takes the settings that the recipe gives.
 SCHEMES = {
     "fp32": (),
     "fp16": ("convert-fp16",),
-    "w8a8": ("decompose-attention", "smooth-activations", "balance-outputs", "quantize-static"),
+    "w8a8": ("decompose-attention", "smooth-activations", "balance-outputs", "quantize-static", "round-biases"),
 }
+SETTABLE = ("convert-fp16", "quantize-static")
 
 
 def pass_names() -> tuple[str, ...]:
@@ -92,8 +94,7 @@ def _expand(entry: Mapping[str, Any]) -> list[Pass]:
     if name != "quantize":
         return [_make(name, settings)]
     scheme = Scheme.parse(str(settings.pop("scheme", "")))
-    names = SCHEMES[scheme.name]
-    return [*(_make(step, {}) for step in names[:-1]), *(_make(step, settings) for step in names[-1:])]
+    return [_make(step, settings if step in SETTABLE else {}) for step in SCHEMES[scheme.name]]
 
 
 def _make(name: str, settings: Mapping[str, Any]) -> Pass:

@@ -9,6 +9,7 @@ The rules, and why:
   in float, because int8 adds there cost 20 to 30 dB.
 - Operations that only move values (reshape, transpose, slice, maximum, padding) share their input's encoding, and a
   concatenation shares one among its inputs and output, so that no runtime has to re-quantize.
+- What a matrix product multiplies has symmetric encodings, everything else a zero point.
 - Integer tensors (indices, masks, positions) are never touched.
 """
 
@@ -140,11 +141,13 @@ class Int8Annotator(Quantizer):
     def __post_init__(self) -> None:
         self._quantized: set[Node] = set()
         self._chain: set[Node] = set()
+        self._symmetric: set[Node] = set()
 
     def validate(self, model: GraphModule) -> None:
         """Nothing to check: every annotation is made from a rule above."""
 
     def annotate(self, model: GraphModule) -> GraphModule:
+        self._symmetric = _operands(model)
         for node in model.graph.nodes:
             if node.op != "call_function" or not is_floating(node) or _annotation(node) or not self.wanted(node):
                 continue
@@ -159,16 +162,16 @@ class Int8Annotator(Quantizer):
             elif node.target is CONCATENATE:
                 self._concatenate(node)
             elif node.target in CHAIN_ACTIVATIONS and node.args[0] in self._chain:
-                self._write(node, {node.args[0]: self._activation}, self._activation, chain=True)
+                self._write(node, {node.args[0]: self._activation(node.args[0])}, self._activation(node), chain=True)
             elif node.target in ARITHMETIC and all(
                 isinstance(arg, Node) and arg in self._chain for arg in node.args[:2]
             ):
-                self._tail(node, dict.fromkeys(node.args[:2], self._activation), chain=True)
+                self._tail(node, {arg: self._activation(arg) for arg in node.args[:2]}, chain=True)
         return model
 
-    @property
-    def _activation(self) -> QuantizationSpec:
-        return _activation(self.observer)
+    def _activation(self, value: Node) -> QuantizationSpec:
+        """The encoding of a value: with a zero point, unless a matrix product reads it."""
+        return _activation(self.observer, symmetric=value in self._symmetric)
 
     def _layer(self, node: Node) -> None:
         data, weight = node.args[0], node.args[1]
@@ -180,7 +183,7 @@ class Int8Annotator(Quantizer):
             self.skipped.append((node.name, "grouped transposed convolutions have no per-channel form"))
             return
         chain = node.target in CONVOLUTIONS or data in self._chain
-        self._tail(node, {data: self._activation, weight: _weight(axis)}, chain=chain)
+        self._tail(node, {data: self._activation(data), weight: _weight(axis)}, chain=chain)
 
     def _product(self, node: Node) -> None:
         left, right = node.args[0], node.args[1]
@@ -190,7 +193,7 @@ class Int8Annotator(Quantizer):
             if side.op == "get_attr" and side is right and value_of(side).dim() == 2:
                 specs[side] = _weight(1)
             else:
-                specs[side] = PROBABILITY if side.target in SOFTMAX else self._activation
+                specs[side] = PROBABILITY if side.target in SOFTMAX else self._activation(side)
         for side in (left, right):
             if side.target in SOFTMAX and not _annotation(side):
                 side.meta["quantization_annotation"] = QuantizationAnnotation(output_qspec=PROBABILITY, _annotated=True)
@@ -207,7 +210,7 @@ class Int8Annotator(Quantizer):
         if source not in self._quantized or not _keeps_values(node):
             return
         shared = SharedQuantizationSpec((source, node))
-        self._write(node, {source: self._activation}, shared, chain=source in self._chain)
+        self._write(node, {source: self._activation(source)}, shared, chain=source in self._chain)
 
     def _concatenate(self, node: Node) -> None:
         parts = node.args[0]
@@ -217,7 +220,7 @@ class Int8Annotator(Quantizer):
         first = parts[0]
         shared = SharedQuantizationSpec((first, node))
         specs: dict[Node, QuantizationSpecBase] = {part: shared for part in parts[1:]}
-        specs[first] = self._activation
+        specs[first] = self._activation(first)
         self._write(node, specs, shared, chain=True)
 
     def _tail(self, node: Node, inputs: dict[Node, QuantizationSpecBase], *, chain: bool) -> None:
@@ -225,9 +228,9 @@ class Int8Annotator(Quantizer):
         follower = next(iter(node.users)) if len(node.users) == 1 else None
         if follower is not None and follower.target in FUSED_ACTIVATIONS:
             self._write(node, inputs, None, chain=False)
-            self._write(follower, {}, self._activation, chain=chain)
+            self._write(follower, {}, self._activation(follower), chain=chain)
         else:
-            self._write(node, inputs, self._activation, chain=chain)
+            self._write(node, inputs, self._activation(node), chain=chain)
 
     def _write(
         self, node: Node, inputs: dict[Node, QuantizationSpecBase], output: QuantizationSpecBase | None, *, chain: bool
@@ -240,6 +243,23 @@ class Int8Annotator(Quantizer):
             self._quantized.add(node)
         if chain:
             self._chain.add(node)
+
+
+def _operands(model: GraphModule) -> set[Node]:
+    """What matrix products read, back to the layers that made it.
+
+    These get symmetric encodings: OpenVINO multiplies two activations in integers only where the second has no zero
+    point. Queries, keys and values are centred on zero, so it costs them next to nothing.
+    """
+    found: set[Node] = set()
+    for node in model.graph.nodes:
+        if node.target not in PRODUCTS:
+            continue
+        for side in node.args[:2]:
+            while isinstance(side, Node) and side.target not in SOFTMAX and side not in found:
+                found.add(side)
+                side = side.args[0] if side.target in MOVES else None
+    return found
 
 
 def _annotation(node: Node) -> bool:

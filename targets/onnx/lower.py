@@ -13,7 +13,7 @@ from typing import Any
 from edgewright.pipeline.program import Program
 
 
-def write_onnx(program: Program, path: Path) -> None:
+def write_onnx(program: Program, path: Path, *, zero_points: bool = True) -> None:
     """Write a legalized program as one ONNX file with the program's own input and output names."""
     import onnx
     import torch
@@ -24,6 +24,8 @@ def write_onnx(program: Program, path: Path) -> None:
         raise RuntimeError("torch.onnx.export returned nothing")
     model = exported.model_proto
     _name_ports(model, [spec.name for spec in program.inputs], [spec.name for spec in program.outputs])
+    if not zero_points:
+        _drop_zero_points(model)
     _strip_traces(model)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
@@ -43,6 +45,27 @@ def _name_ports(model: Any, inputs: list[str], outputs: list[str]) -> None:
     graph = model.graph
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         value.name = names.get(value.name, value.name)
+
+
+def _drop_zero_points(model: Any) -> None:
+    """Leave zero points of weights out where they are all 0, the default.
+
+    OpenVINO computes linear layers of matrices in float otherwise; ONNX Runtime fuses them only with it.
+    """
+    import onnx.numpy_helper
+
+    signed = {
+        value.name
+        for value in model.graph.initializer
+        if value.data_type == onnx.TensorProto.INT8 and value.dims and not onnx.numpy_helper.to_array(value).any()
+    }
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and len(node.input) == 3 and node.input[2] in signed:
+            del node.input[2]
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    kept = [value for value in model.graph.initializer if value.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
 
 
 def _strip_traces(model: Any) -> None:

@@ -18,7 +18,7 @@ def write_ir(program: Program, path: Path) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
-        write_onnx(program, source)
+        write_onnx(program, source, zero_points=False)
         model = openvino.convert_model(str(source))
         for port, spec in zip(model.inputs, program.inputs, strict=True):
             port.get_tensor().set_names({spec.name})
