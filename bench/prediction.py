@@ -214,9 +214,7 @@ def print_table(console: Console, rows: Sequence[Scored]) -> None:
 
 
 def print_summary(console: Console, rows: Sequence[Scored]) -> None:
-    table = Table(
-        "device", "target", "unit", "dtype", "rows", "median error", "within 20 %", "inside the interval"
-    )
+    table = Table("device", "target", "unit", "dtype", "rows", "median error", "within 20 %", "inside the interval")
     folds = [row for row in rows if row.held_out != "row"]
     kinds = sorted({(row.device, row.target, row.unit, row.compute) for row in folds})
     parts = [(kind, [r for r in folds if (r.device, r.target, r.unit, r.compute) == kind]) for kind in kinds]
@@ -238,9 +236,7 @@ def _coverage(rows: Sequence[Scored]) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.prediction", description="score the latency predictor"
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.prediction", description="score the latency predictor")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scored rows")
     parser.add_argument("--fit", action="store_true", help="print the figures that the anchors give")
     parser.add_argument("--profile", metavar="ID_OR_FILE", help="one device only, such as your own .toml")

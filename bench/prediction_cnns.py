@@ -149,9 +149,7 @@ def efficientnet_b0(size: int = 224) -> Net:
     x = net.swish(net.conv(Shape(size, size, 3), 32, 3, 2))
     for t, c, n, s, k in EFFICIENTNET:
         for i in range(n):
-            x = inverted_residual(
-                net, x, x.c * t, c, k, s if i == 0 else 1, max(1, x.c // 4), activation="swish"
-            )
+            x = inverted_residual(net, x, x.c * t, c, k, s if i == 0 else 1, max(1, x.c // 4), activation="swish")
     return classifier(net, net.swish(net.conv(x, 1280)), 1000)
 
 
@@ -171,9 +169,7 @@ def efficientnet_v2_s(size: int = 384) -> Net:
     ]:  # fmt: skip
         for i in range(n):
             se = 0 if fused else x.c // 4
-            x = inverted_residual(
-                net, x, x.c * t, c, 3, s if i == 0 else 1, se, bool(fused), activation="swish"
-            )
+            x = inverted_residual(net, x, x.c * t, c, 3, s if i == 0 else 1, se, bool(fused), activation="swish")
     return classifier(net, net.swish(net.conv(x, 1280)), 1000)
 
 

@@ -113,10 +113,7 @@ def _log_ms(work: _Work, figures: dict[str, float], peak: float, kernel: Kernel)
     threads = kernel.scaling.threads if kernel.scaling else 1
     exponent = 0.0 if work.threads == 1 or threads == 1 else min(1.0, log(work.threads) / log(threads))
     arithmetic = work.macs / (figures["efficiency"] * peak * figures["compute"] ** exponent)
-    moving = (
-        work.activations / (figures["gbps"] * figures["bytes"] ** exponent)
-        + work.weights / figures["weight_gbps"]
-    )
+    moving = work.activations / (figures["gbps"] * figures["bytes"] ** exponent) + work.weights / figures["weight_gbps"]
     busy_us = np.maximum(arithmetic, moving).sum() / 1e3
     return log((busy_us + len(work.macs) * figures["op_us"] + figures["request_us"]) / 1e3)
 
@@ -129,9 +126,7 @@ def _with(kernel: Kernel, found: dict[str, float], count: int) -> Kernel:
 
     changes: dict[str, object] = {name: figure(name) for name in found if name not in ("compute", "bytes")}
     if kernel.scaling is not None and "compute" in found:
-        changes["scaling"] = Scaling(
-            threads=kernel.scaling.threads, compute=figure("compute"), bytes=figure("bytes")
-        )
+        changes["scaling"] = Scaling(threads=kernel.scaling.threads, compute=figure("compute"), bytes=figure("bytes"))
     return kernel.model_copy(update=changes)
 
 

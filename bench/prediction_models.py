@@ -132,9 +132,7 @@ def inspection(net: Net, compute: str, name: str = "") -> Inspection:
     """The layers as a file states them, stored and computed in one dtype."""
     size = BYTES[compute]
     operations = tuple(
-        Operation(
-            f"{name}/{index}", row.op, compute, row.macs, row.weights * size, (row.reads + row.writes) * size
-        )
+        Operation(f"{name}/{index}", row.op, compute, row.macs, row.weights * size, (row.reads + row.writes) * size)
         for index, row in enumerate(net.layers)
     )
     stored = {compute: sum(row.weights for row in net.layers) * size}

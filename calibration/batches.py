@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
 from edgewright.errors import CalibrationError, did_you_mean
 
 if TYPE_CHECKING:
@@ -42,21 +43,27 @@ def load_samples(source: str, ports: Sequence[Port], samples: int, key: str) -> 
     for number, batch in enumerate(_read(source, ports, key)):
         if not isinstance(batch, Mapping):
             raise CalibrationError(
-                "calibration data has to be dicts of arrays by input name", got=type(batch).__name__, where=f"{key}, item {number}"
+                "calibration data has to be dicts of arrays by input name",
+                got=type(batch).__name__,
+                where=f"{key}, item {number}",
             )
         arrays = _checked(batch, ports, f"{key}, item {number}")
         found += islice(_split(arrays, ports), samples - len(found))
         if len(found) >= samples:
             break
     if not found:
-        raise CalibrationError("the data source yields nothing", got=source, expected=f"up to {samples} samples", where=key)
+        raise CalibrationError(
+            "the data source yields nothing", got=source, expected=f"up to {samples} samples", where=key
+        )
     return found
 
 
 def to_tensors(samples: Iterable[Sample]) -> list[dict[str, Tensor]]:
     import torch
 
-    return [{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in sample.items()} for sample in samples]
+    return [
+        {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in sample.items()} for sample in samples
+    ]
 
 
 def digest_of(samples: Iterable[Sample]) -> str:

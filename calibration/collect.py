@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from edgewright.pipeline.program import Program
 from torch import Tensor
 from torch.fx import Node
+
+from edgewright.pipeline.program import Program
 
 
 class _Observing(torch.fx.Interpreter):

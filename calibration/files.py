@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgewright.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -24,15 +25,19 @@ def read_stacked(path: Path) -> Sample:
         from safetensors.numpy import load_file
 
         return dict(load_file(str(path)))
-    except Exception as error:  # noqa: BLE001  (damaged files fail in the readers' own ways)
-        raise CalibrationError("the data file cannot be read", got=f"{type(error).__name__}: {error}", where=path) from error
+    except Exception as error:
+        raise CalibrationError(
+            "the data file cannot be read", got=f"{type(error).__name__}: {error}", where=path
+        ) from error
 
 
 def read_folder(folder: Path, ports: Sequence[Port]) -> Iterator[Sample]:
     """One sample a file, in the order of the names: .npy arrays or images of the model's only input."""
     if len(ports) != 1:
         raise CalibrationError(
-            "a folder can feed a model with one input", got=f"{len(ports)} inputs", where=folder,
+            "a folder can feed a model with one input",
+            got=f"{len(ports)} inputs",
+            where=folder,
             do="write an .npz with one array an input, or name a callable",
         )
     port = ports[0]
@@ -66,7 +71,9 @@ def _read_image(file: Path, port: Port) -> np.ndarray[Any, Any]:
     sizes = dict(zip(layout, port.shape, strict=False))
     height, width, channels = (sizes.get(axis) for axis in "HWC")
     if not isinstance(height, int) or not isinstance(width, int) or channels not in (1, 3):
-        raise CalibrationError("an image input has fixed height and width and 1 or 3 channels", got=port.shape, where=file)
+        raise CalibrationError(
+            "an image input has fixed height and width and 1 or 3 channels", got=port.shape, where=file
+        )
     try:
         with Image.open(file) as opened:
             image = opened.convert("L" if channels == 1 else "RGB").resize((width, height))

@@ -108,9 +108,7 @@ def _clock(cpu: dict[str, str]) -> dict[str, Any]:
     """Nothing where neither /proc/cpuinfo nor the system tells: a missing fact is not invented."""
     frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     mhz = (frequency.max or frequency.current) if frequency else float(cpu.get("cpu MHz", 0))
-    return (
-        {"ghz": {"value": mhz / 1e3, "source": "detected: psutil.cpu_freq or /proc/cpuinfo"}} if mhz else {}
-    )
+    return {"ghz": {"value": mhz / 1e3, "source": "detected: psutil.cpu_freq or /proc/cpuinfo"}} if mhz else {}
 
 
 def _runtime(target: str) -> dict[str, Any] | None:

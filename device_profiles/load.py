@@ -40,8 +40,7 @@ def parse_profile(content: Mapping[str, Any], where: object) -> DeviceProfile:
         return DeviceProfile.model_validate(content)
     except pydantic.ValidationError as error:
         problems = [
-            _problem(detail["type"], detail["loc"], detail["msg"], detail["input"])
-            for detail in error.errors()
+            _problem(detail["type"], detail["loc"], detail["msg"], detail["input"]) for detail in error.errors()
         ]
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
         raise DeviceError(

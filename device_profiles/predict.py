@@ -70,9 +70,7 @@ def predict_latency_ms(
     """
     runtime = runtime_of(profile, target)
     if profile.is_host:
-        raise DeviceError(
-            "latency on this host is measured, not predicted", where=profile.name, do="run the file here"
-        )
+        raise DeviceError("latency on this host is measured, not predicted", where=profile.name, do="run the file here")
     if threads is not None and threads < 1:
         raise DeviceError("threads must be positive", got=threads, expected="at least 1")
     kernels = _kernels_in_order(runtime, profile, unit)
@@ -145,9 +143,7 @@ def _kernels_in_order(runtime: Runtime, profile: DeviceProfile, unit: str | None
         )
     first = [unit] if unit is not None else list(runtime.units)
     chain = [*first, "cpu"]
-    return sorted(
-        (k for k in runtime.kernels if k.unit in chain), key=lambda kernel: chain.index(kernel.unit)
-    )
+    return sorted((k for k in runtime.kernels if k.unit in chain), key=lambda kernel: chain.index(kernel.unit))
 
 
 def _kernel_for(compute: str, kernels: list[Kernel]) -> int:

@@ -50,9 +50,7 @@ def executed(operations: Sequence[Operation], target: str) -> list[Operation]:
             continue  # a bias, or a residual that the product's kernel adds while it writes
         after_product = operation.macs > 0
         if simulated and _runs_in_integers(operation, names[index:]):
-            operation = replace(
-                operation, compute="int8", activation_bytes=operation.activation_bytes // width
-            )
+            operation = replace(operation, compute="int8", activation_bytes=operation.activation_bytes // width)
         running.append(operation)
     return running
 

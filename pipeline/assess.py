@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgewright import __version__
 from edgewright.device_profiles.predict import Interval, predict_latency_ms, predict_peak_bytes
 from edgewright.errors import EdgewrightError
@@ -129,7 +130,12 @@ def read_inspection(content: dict[str, Any]) -> Inspection:
 
 
 def _figures(
-    delivery: PlannedDelivery, subject: Subject, job: dict[str, Any], inspection: Inspection, artifact: Artifact, staging: Path
+    delivery: PlannedDelivery,
+    subject: Subject,
+    job: dict[str, Any],
+    inspection: Inspection,
+    artifact: Artifact,
+    staging: Path,
 ) -> tuple[dict[str, Figure], dict[str, Figure]]:
     latency: dict[str, Figure] = {}
     memory: dict[str, Figure] = {}
@@ -193,13 +199,18 @@ def _effect_checks(subject: Subject, inspection: Inspection, share: Figure) -> l
     allowed = 1.1 * sum(subject.program.weight_bytes().values()) + OVERHEAD_BYTES
     checks = [
         limits.upper_limit(
-            "stored constants", "bytes", Figure(value=stored, provenance="file"), round(allowed),
+            "stored constants",
+            "bytes",
+            Figure(value=stored, provenance="file"),
+            round(allowed),
             "the converter stored compressed weights in a wider form",
         )
     ]
     if stated > 0:
         advice = "some layers fell back to float in this runtime: `edgewright inspect` names them"
-        checks.append(limits.lower_limit("low-precision share", "of multiply-accumulates", share, 0.95 * stated, advice))
+        checks.append(
+            limits.lower_limit("low-precision share", "of multiply-accumulates", share, 0.95 * stated, advice)
+        )
     return checks
 
 
@@ -260,8 +271,14 @@ def _float32_bytes(subject: Subject) -> int:
 
 
 def _stage_package(
-    material: Material, delivery: PlannedDelivery, subject: Subject, result: DeliveryResult, job: dict[str, Any],
-    staging: Path, artifact: Artifact, tolerance: float,
+    material: Material,
+    delivery: PlannedDelivery,
+    subject: Subject,
+    result: DeliveryResult,
+    job: dict[str, Any],
+    staging: Path,
+    artifact: Artifact,
+    tolerance: float,
 ) -> None:
     from edgewright.pipeline.export import pass_records
 
@@ -278,7 +295,11 @@ def _stage_package(
         settings = declared[spec.name].preprocess if spec.name in declared else None
         inputs.append(
             PortRecord(
-                name=spec.name, shape=spec.shape, dtype=spec.dtype, layout=settings.layout if settings else None, preprocess=settings
+                name=spec.name,
+                shape=spec.shape,
+                dtype=spec.dtype,
+                layout=settings.layout if settings else None,
+                preprocess=settings,
             )
         )
     manifest = Manifest(

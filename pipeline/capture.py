@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
+from torch import Tensor, nn
+
 from edgewright.errors import CaptureError, CheckpointError
 from edgewright.pipeline.naming import key_name, output_name
 from edgewright.pipeline.program import Program, TensorSpec, flat_module, functional
-from torch import Tensor, nn
 
 ExampleInputs = Sequence[Any] | Mapping[str, Any]
 
@@ -60,7 +61,11 @@ def refuse_nonfinite_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *buffers.items()]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             # A buffer filled with -inf above the diagonal is a mask, not a broken weight.
-            if name in buffers and not bool((torch.isnan(tensor) | (tensor == torch.inf)).any()) and "running" not in name:
+            if (
+                name in buffers
+                and not bool((torch.isnan(tensor) | (tensor == torch.inf)).any())
+                and "running" not in name
+            ):
                 continue
             bad = (~torch.isfinite(tensor)).nonzero()
             faults.append(f"{name} has {len(bad)} (first at {bad[0].tolist()})")
@@ -87,7 +92,7 @@ def _register_dataclass_output(model: nn.Module, args: tuple[Any, ...], kwargs: 
     with torch.no_grad():
         try:
             result = model(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  (the user's forward can raise anything)
+        except Exception as error:
             raise CaptureError(
                 "the model does not run on its example inputs",
                 got=f"{type(error).__name__}: {error}".strip().split("\n")[0],
@@ -104,7 +109,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             return functional(torch.export.export(model, args, kwargs, strict=False))
-    except Exception as error:  # noqa: BLE001  (tracing runs the user's forward)
+    except Exception as error:
         raise CaptureError(
             "the model cannot be captured as one graph",
             got=_first_line(error),
@@ -143,13 +148,18 @@ def _user_line(error: BaseException, model: nn.Module) -> str | None:
 
 
 def refuse_untraceable(
-    module: torch.fx.GraphModule, exported: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]
+    module: torch.fx.GraphModule,
+    exported: torch.export.ExportedProgram,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
 ) -> None:
     """Raise CaptureError with all that torch.export lets through and no runtime can express."""
     faults = []
     for node in module.graph.nodes:
         if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
-            faults.append(f"{node.name}: control flow ({node.target}); compute both sides and use torch.where {_at(node)}")
+            faults.append(
+                f"{node.name}: control flow ({node.target}); compute both sides and use torch.where {_at(node)}"
+            )
         elif node.target is torch.ops.aten.item.default:
             faults.append(f"{node.name}: .item() takes a value out of the graph; use tensor arithmetic {_at(node)}")
     for name in dict.fromkeys(exported.graph_signature.buffers_to_mutate.values()):
@@ -161,7 +171,9 @@ def refuse_untraceable(
     for name in sorted({*inputs} & {*outputs}):
         faults.append(f"{name}: an input and an output have this name, which ONNX does not allow; rename the key")
     if faults:
-        raise CaptureError("the model cannot be captured as one graph", got="; ".join(faults), do="change the named lines")
+        raise CaptureError(
+            "the model cannot be captured as one graph", got="; ".join(faults), do="change the named lines"
+        )
 
 
 def _at(node: torch.fx.Node) -> str:
@@ -186,7 +198,7 @@ def _load_pt2(path: Path, trust_input: str | None) -> torch.export.ExportedProgr
         )
     try:
         return functional(torch.export.load(path))
-    except Exception as error:  # noqa: BLE001  (a damaged archive fails in many ways)
+    except Exception as error:
         raise CaptureError("the .pt2 file cannot be loaded", got=_first_line(error), where=path) from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
 from edgewright import __version__
 from edgewright.errors import EdgewrightError
 
@@ -49,7 +50,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """One PyTorch model in; for every device that you name, a small, verified package out."""
 
@@ -70,9 +73,7 @@ def export(
         # Imported behind the stopwatch: PyTorch takes seconds.
         from edgewright.pipeline.export import export as run
 
-        result = run(
-            release, out, strict=strict, timeout_s=timeout, trust_input=trust_input, progress=stopwatch.stage
-        )
+        result = run(release, out, strict=strict, timeout_s=timeout, trust_input=trust_input, progress=stopwatch.stage)
     print_result(console, result, out)
     missed = any(delivery.status in ("missed", "failed", "refused") for delivery in result.deliveries)
     raise typer.Exit(1 if missed else 0)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from edgewright.errors import CalibrationError
 from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.runner import Compressed, run_passes
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.recipe import Recipe, build_passes
-from torch import Tensor
 
 
 def compress(
@@ -42,7 +43,9 @@ def _tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) -> dict
     values = dict(batch) if isinstance(batch, Mapping) else dict(zip(names, batch, strict=False))
     if sorted(values) != sorted(names):
         raise CalibrationError(
-            "a batch has other names than the model's inputs", got=", ".join(sorted(values)), expected=", ".join(names)
+            "a batch has other names than the model's inputs",
+            got=", ".join(sorted(values)),
+            expected=", ".join(names),
         )
     found = {}
     for spec in program.inputs:

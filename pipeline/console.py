@@ -10,10 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from edgewright.pipeline.results import DeliveryResult, Figure, ReleaseResult
     from edgewright.pipeline.verify import Verification
     from edgewright.targets.base import Inspection
-    from rich.console import Console
 
 COLORS = {"passed": "green", "undecided": "yellow", "missed": "red", "failed": "red", "refused": "red"}
 
@@ -59,7 +60,9 @@ def print_result(console: Console, result: ReleaseResult, out: Path) -> None:
     console.print(table)
     for delivery in result.deliveries:
         if delivery.reason:
-            console.print(f"[{COLORS[delivery.status]}]{delivery.status}[/] {escape(delivery.name)}: {escape(delivery.reason)}")
+            console.print(
+                f"[{COLORS[delivery.status]}]{delivery.status}[/] {escape(delivery.name)}: {escape(delivery.reason)}"
+            )
     console.print(f"report: {out / 'report.html'}", soft_wrap=True)
 
 
@@ -134,7 +137,13 @@ def print_devices(console: Console) -> None:
     for name in profile_names():
         profile = load_profile(name)
         budget = profile.memory.app_budget_mb.value
-        table.add_row(name, escape(profile.name), escape(profile.soc), ", ".join(sorted(profile.targets)), f"{budget:,.0f} MB")
+        table.add_row(
+            name,
+            escape(profile.name),
+            escape(profile.soc),
+            ", ".join(sorted(profile.targets)),
+            f"{budget:,.0f} MB",
+        )
     console.print(table)
 
 
@@ -150,7 +159,9 @@ def print_doctor(console: Console) -> None:
     for name in target_names():
         target = get_target(name)
         ready = all(importlib.util.find_spec(module) is not None for module in target.modules)
-        packages = installed_versions(tuple(entry for module in target.modules for entry in DISTRIBUTIONS.get(module, (module,))))
+        packages = installed_versions(
+            tuple(entry for module in target.modules for entry in DISTRIBUTIONS.get(module, (module,)))
+        )
         table.add_row(
             name,
             "[green]yes[/]" if ready else "[red]no[/]",
@@ -158,4 +169,6 @@ def print_doctor(console: Console) -> None:
             "" if ready else escape(f"pip install 'edgewright[{target.extra}]'"),
         )
     console.print(table)
-    console.print(", ".join(f"{name} {version}" for name, version in installed_versions(("torch", "torchao", "numpy")).items()))
+    console.print(
+        ", ".join(f"{name} {version}" for name, version in installed_versions(("torch", "torchao", "numpy")).items())
+    )

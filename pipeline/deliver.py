@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgewright.pipeline.arrays import load_samples_file, save_samples_file
 from edgewright.pipeline.lowering import write_files
 from edgewright.pipeline.metric import Metric, Swap, metric_value

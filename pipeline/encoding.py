@@ -1,6 +1,6 @@
 """The quantization vocabulary: schemes by a grammar.
 
-    fp32 | fp16 | w8a8 (static) | w8a8-dynamic | w<bits>[g<group>] (weights alone) | p<bits> (palette of 2^bits)
+fp32 | fp16 | w8a8 (static) | w8a8-dynamic | w<bits>[g<group>] (weights alone) | p<bits> (palette of 2^bits)
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Scheme:
             raise RecipeError("unknown quantization scheme", got=repr(text), expected=expected)
         if text not in AVAILABLE:
             raise RecipeError(
-                "no pass makes this scheme in this version", got=repr(text), expected="one of: " + ", ".join(AVAILABLE)
+                "no pass makes this scheme in this version",
+                got=repr(text),
+                expected="one of: " + ", ".join(AVAILABLE),
             )
         if match["float"]:
             return Scheme(text, int(match["float"][2:]))

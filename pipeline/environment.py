@@ -26,7 +26,12 @@ CORE = ("torch", "torchao", "numpy", "safetensors")
 
 def versions_of(plan: Plan) -> dict[str, str]:
     """Versions of edgewright, of Python, and of every package that made the artifacts."""
-    names = [name for delivery in plan.deliveries for module in delivery.target.modules for name in DISTRIBUTIONS.get(module, (module,))]
+    names = [
+        name
+        for delivery in plan.deliveries
+        for module in delivery.target.modules
+        for name in DISTRIBUTIONS.get(module, (module,))
+    ]
     return {"edgewright": __version__, "python": platform.python_version()} | installed_versions((*CORE, *names))
 
 

@@ -113,7 +113,8 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None)
     with stages("data"):
         if release.calibration is None and release.validation is None:
             raise CalibrationError(
-                "a release needs data to verify its artifacts on", do="name a source under [calibration] or [validation]"
+                "a release needs data to verify its artifacts on",
+                do="name a source under [calibration] or [validation]",
             )
         kept = {
             key: load_samples(section.data, ports, section.samples, f"{key}.data")
@@ -162,9 +163,7 @@ def _subjects(
     return subjects
 
 
-def _deliver(
-    material: Material, staging: Path, stages: Stages, strict: bool, timeout_s: float
-) -> list[DeliveryResult]:
+def _deliver(material: Material, staging: Path, stages: Stages, strict: bool, timeout_s: float) -> list[DeliveryResult]:
     """Converters run side by side, two at a time; the references of the graphs are run meanwhile."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         try:
@@ -237,7 +236,9 @@ def _result(material: Material, deliveries: list[DeliveryResult], stages: Stages
     sizes = [subject.original for part, subject in material.subjects.items() if part is None] or [
         subject.original for subject in material.subjects.values()
     ]
-    parameters = sum(tensor.numel() for program in sizes for _, tensor in program.constants() if tensor.is_floating_point())
+    parameters = sum(
+        tensor.numel() for program in sizes for _, tensor in program.constants() if tensor.is_floating_point()
+    )
     return ReleaseResult(
         name=str(release.name),
         edgewright=__version__,

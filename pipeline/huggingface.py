@@ -56,7 +56,9 @@ def _load(folder: Path, config: dict[str, object]) -> nn.Module:
     name = str(names[0]) if isinstance(names, list) and names else ""
     kind = getattr(transformers, name, None)
     if kind is None:
-        raise CaptureError("transformers has no such architecture", got=name or "none named", where=folder / "config.json")
+        raise CaptureError(
+            "transformers has no such architecture", got=name or "none named", where=folder / "config.json"
+        )
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -65,7 +67,9 @@ def _load(folder: Path, config: dict[str, object]) -> nn.Module:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError("the folder cannot be loaded", got=str(error).split("\n")[0], where=folder) from error
-    faults = {key: sorted(map(str, loading.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    faults = {
+        key: sorted(map(str, loading.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    }
     if any(faults.values()):
         lists = "".join(f"\n    {key}: {', '.join(value)}" for key, value in faults.items() if value)
         raise CheckpointError("the weights do not fit the architecture", got=lists, where=folder)

@@ -24,7 +24,9 @@ def inspect_path(path: Path) -> Inspection:
         return target.inspect(artifact)
     except Exception as error:  # a damaged file fails in the readers' own ways
         raise TargetError(
-            f"the file cannot be read as {target.name}", got=f"{type(error).__name__}: {error}".split("\n")[0], where=path
+            f"the file cannot be read as {target.name}",
+            got=f"{type(error).__name__}: {error}".split("\n")[0],
+            where=path,
         ) from error
 
 
@@ -38,7 +40,9 @@ def _artifact(path: Path) -> Artifact:
         return get_target(manifest.target).find((path / manifest.artifact).parent)
     name = SUFFIXES.get(path.suffix)
     if name is None:
-        raise TargetError("not a file that edgewright inspects", got=path, expected="a package, or " + ", ".join(SUFFIXES))
+        raise TargetError(
+            "not a file that edgewright inspects", got=path, expected="a package, or " + ", ".join(SUFFIXES)
+        )
     files = tuple(sorted(file for file in path.rglob("*") if file.is_file())) if path.is_dir() else (path,)
     weights = path.with_suffix(".bin")
     return Artifact(name, path, (*files, weights) if name == "openvino" and weights.is_file() else files)

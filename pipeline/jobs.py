@@ -42,7 +42,9 @@ def run_job(kind: str, arguments: Any, folder: Path, timeout_s: float) -> dict[s
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise LoweringError(
-                "the converter ran out of time", got=f"{time.monotonic() - started:.0f} s", expected=f"{timeout_s:.0f} s",
+                "the converter ran out of time",
+                got=f"{time.monotonic() - started:.0f} s",
+                expected=f"{timeout_s:.0f} s",
                 do="raise --timeout, or deliver a smaller model",
             ) from None
         finally:

@@ -17,7 +17,12 @@ def upper_limit(name: str, unit: str, figure: Figure, limit: float, advice: str)
     high = figure.value if figure.high is None else figure.high
     outcome: Outcome = "passed" if high <= limit else "missed" if low > limit else "undecided"
     return Check(
-        name=name, unit=unit, figure=figure, limit=limit, outcome=outcome, margin=limit - figure.value,
+        name=name,
+        unit=unit,
+        figure=figure,
+        limit=limit,
+        outcome=outcome,
+        margin=limit - figure.value,
         advice="" if outcome == "passed" else advice,
     )
 
@@ -26,7 +31,12 @@ def lower_limit(name: str, unit: str, figure: Figure, limit: float, advice: str)
     """A measured figure that has to be at least `limit`."""
     outcome: Outcome = "passed" if figure.value >= limit else "missed"
     return Check(
-        name=name, unit=unit, figure=figure, limit=limit, outcome=outcome, margin=figure.value - limit,
+        name=name,
+        unit=unit,
+        figure=figure,
+        limit=limit,
+        outcome=outcome,
+        margin=figure.value - limit,
         advice="" if outcome == "passed" else advice,
     )
 

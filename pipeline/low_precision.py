@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
+from torch.fx import Node
+
 from edgewright.pipeline.passes.graph import aten, value_of
 from edgewright.pipeline.program import Program
 from edgewright.targets.accounting import convolution_macs, matmul_macs, transposed_convolution_macs
-from torch.fx import Node
 
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv3d.default})
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgewright.targets import get_target
 
 WARM_UP, LEAST_RUNS, MOST_RUNS, SECONDS = 3, 15, 200, 1.5

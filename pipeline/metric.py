@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.utils._pytree as pytree
+from torch import nn
+
 from edgewright.errors import ReleaseError
 from edgewright.pipeline.naming import named_leaves
 from edgewright.pipeline.predictor import Run, predictor, run_module
 from edgewright.pipeline.sources import add_import_roots, call_user, load_callable, load_model
-from torch import nn
 
 
 @dataclass(frozen=True)

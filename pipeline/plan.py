@@ -97,5 +97,8 @@ def check_output_folder(out: Path) -> None:
         probe.rmdir()
     except OSError as error:
         raise ReleaseError(
-            "the output folder is not writable", got=f"{error.strerror} ({error.filename})", where=out, do="choose another --out"
+            "the output folder is not writable",
+            got=f"{error.strerror} ({error.filename})",
+            where=out,
+            do="choose another --out",
         ) from None

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgewright.calibration.batches import Port
     from edgewright.pipeline.program import Program
-    from torch import nn
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 Run = Callable[[Mapping[str, "np.ndarray[Any, Any]"]], Arrays]
@@ -57,6 +58,7 @@ def run_program(program: Program) -> Run:
 def run_module(model: nn.Module) -> Run:
     """An nn.Module as a function on arrays; outputs are named as capture names them."""
     import torch
+
     from edgewright.pipeline.naming import named_leaves
 
     def run(inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:

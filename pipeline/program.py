@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401  (registers quantized_decomposed)
+import torch.ao.quantization.fx._decomposed
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -169,7 +169,9 @@ def _convolve_padded(operation: Callable[..., Tensor], axes: int) -> Callable[..
         groups: int = 1,
     ) -> Tensor:
         strides, dilations = list(stride) * (axes // len(stride)), list(dilation) * (axes // len(dilation))
-        total = [step * (size - 1) * (padding == "same") for step, size in zip(dilations, weight.shape[2:], strict=True)]
+        total = [
+            step * (size - 1) * (padding == "same") for step, size in zip(dilations, weight.shape[2:], strict=True)
+        ]
         odd = [amount % 2 for amount in total]
         if any(odd):  # PyTorch puts the odd element at the end
             data = aten.constant_pad_nd(data, [number for extra in reversed(odd) for number in (0, extra)])

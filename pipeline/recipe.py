@@ -33,7 +33,13 @@ CLEAN = ("drop-identities", "fold-constants", "fold-batchnorm")
 SCHEMES = {
     "fp32": (),
     "fp16": ("convert-fp16",),
-    "w8a8": ("decompose-attention", "smooth-activations", "balance-outputs", "quantize-static", "round-biases"),
+    "w8a8": (
+        "decompose-attention",
+        "smooth-activations",
+        "balance-outputs",
+        "quantize-static",
+        "round-biases",
+    ),
 }
 SETTABLE = ("convert-fp16", "quantize-static")
 

@@ -48,7 +48,9 @@ def load_callable(name: str, key: str) -> Callable[..., Any]:
     found = getattr(module, function, None)
     if not callable(found):
         known = [entry for entry in vars(module) if not entry.startswith("_")]
-        raise ReleaseError(f"{module_name} has no callable {function!r}", expected=did_you_mean(function, known), where=key)
+        raise ReleaseError(
+            f"{module_name} has no callable {function!r}", expected=did_you_mean(function, known), where=key
+        )
     return found  # type: ignore[no-any-return]
 
 
@@ -136,7 +138,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         import torch
 
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  (damaged files fail in the readers' own ways)
+    except Exception as error:
         raise CheckpointError(
             "the checkpoint cannot be read",
             got=f"{type(error).__name__}: {error}".split("\n")[0],

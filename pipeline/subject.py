@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from edgewright.calibration.batches import Sample, to_tensors
 from edgewright.errors import CaptureError, ReleaseError, did_you_mean
 from edgewright.pipeline.arrays import save_samples_file
@@ -19,7 +21,6 @@ from edgewright.pipeline.predictor import run_module, run_program
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.validate import compare
 from edgewright.targets.base import Arrays
-from torch import nn
 
 FAITHFUL_DB = 90.0
 
@@ -90,7 +91,12 @@ def part_of(
     """
     paths = [known for known, _ in model.named_modules() if known]
     if path not in paths:
-        raise ReleaseError("the model has no such submodule", got=path, expected=did_you_mean(path, paths), where=f"part {name!r}")
+        raise ReleaseError(
+            "the model has no such submodule",
+            got=path,
+            expected=did_you_mean(path, paths),
+            where=f"part {name!r}",
+        )
     received = [_received(model, path, samples) for samples in (calibration, validation)]
     if not all(received):
         raise ReleaseError("the model never calls this submodule on its data", got=path, where=f"part {name!r}")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+
 from edgewright.errors import CalibrationError
 from edgewright.pipeline.lowering import open_artifact
 from edgewright.pipeline.metrics import IDENTICAL_DB, sqnr_by_output, sqnr_db
@@ -14,8 +16,7 @@ from edgewright.pipeline.predictor import run_program
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.results import Comparison
 from edgewright.targets import get_target
-from edgewright.targets.base import Artifact, Arrays
-from torch import Tensor
+from edgewright.targets.base import Arrays, Artifact
 
 ALLOWED_LOSS_DB = 1.0
 

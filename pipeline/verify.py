@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pydantic import ValidationError
+
 from edgewright.errors import PackageError
 from edgewright.pipeline.manifest import Manifest
 from edgewright.pipeline.metrics import sqnr_by_output
@@ -17,7 +19,6 @@ from edgewright.pipeline.package import MANIFEST, file_records, read_vectors
 from edgewright.problems import problems_of
 from edgewright.targets import get_target, require_runtime
 from edgewright.targets.base import Arrays
-from pydantic import ValidationError
 
 MOST_MEMBERS, MOST_BYTES, MOST_RATIO = 10_000, 8 << 30, 1000
 
@@ -73,7 +74,11 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(file.read_text(encoding="utf-8"))
     except ValidationError as error:
-        raise PackageError("the manifest does not fit its schema", got="; ".join(problems_of(error, Manifest)[:5]), where=file) from None
+        raise PackageError(
+            "the manifest does not fit its schema",
+            got="; ".join(problems_of(error, Manifest)[:5]),
+            where=file,
+        ) from None
     except UnicodeDecodeError as error:
         raise PackageError("the manifest is not text", got=error, where=file) from None
     for name in (manifest.artifact, manifest.vectors.file, *manifest.files):
@@ -109,12 +114,23 @@ def _unpack(package: Path, scratch: Path) -> Path:
     with zipfile.ZipFile(package) as zipped:
         members = zipped.infolist()
         names = [member.filename for member in members]
-        total, packed = sum(member.file_size for member in members), sum(member.compress_size for member in members)
+        total, packed = (
+            sum(member.file_size for member in members),
+            sum(member.compress_size for member in members),
+        )
         unsafe = sorted(name for name in names if not _is_inside(name))
         if unsafe or len(set(names)) < len(names):
-            raise PackageError("the archive has unsafe or repeated names", got=", ".join(unsafe) or "a name twice", where=package)
+            raise PackageError(
+                "the archive has unsafe or repeated names",
+                got=", ".join(unsafe) or "a name twice",
+                where=package,
+            )
         if len(members) > MOST_MEMBERS or total > MOST_BYTES or total > MOST_RATIO * max(packed, 1):
-            raise PackageError("the archive is too large to be a package", got=f"{len(members)} files, {total} bytes", where=package)
+            raise PackageError(
+                "the archive is too large to be a package",
+                got=f"{len(members)} files, {total} bytes",
+                where=package,
+            )
         for member in members:
             if member.is_dir():
                 continue

@@ -63,7 +63,11 @@ def account(
     )
     peak = peak_activation_bytes(steps, activation_bytes)
     return Inspection(
-        format, operations, dict(sorted(bytes_by_dtype.items())), None if executed is None else tuple(executed), peak
+        format,
+        operations,
+        dict(sorted(bytes_by_dtype.items())),
+        None if executed is None else tuple(executed),
+        peak,
     )
 
 

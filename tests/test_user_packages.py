@@ -42,9 +42,7 @@ def user_project(folder: Path) -> Path:
 
 def test_a_users_own_pipeline_and_targets_work_beside_ours(tmp_path: Path) -> None:
     main = user_project(tmp_path)
-    done = subprocess.run(
-        [sys.executable, str(main)], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, str(main)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "BOTH\n"
 
@@ -52,9 +50,7 @@ def test_a_users_own_pipeline_and_targets_work_beside_ours(tmp_path: Path) -> No
 def test_ours_are_not_importable_under_the_bare_names(tmp_path: Path) -> None:
     """Installing edgewright puts one name on the path: a bare `import pipeline` finds nothing of ours."""
     code = "import importlib.util, edgewright; print(*map(importlib.util.find_spec, ['pipeline', 'targets']))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stdout == "None None\n", done.stderr
 
 
@@ -64,7 +60,5 @@ def test_importing_edgewright_imports_no_runtime(tmp_path: Path) -> None:
         "runtimes = {'onnx', 'onnxruntime', 'openvino', 'coremltools', 'litert_torch', 'tensorflow'}; "
         "print(sorted(runtimes & {*sys.modules}))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stdout == "[]\n", done.stderr

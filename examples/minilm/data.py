@@ -21,9 +21,7 @@ Part = Literal["calibration", "held-out"]
 def sentences_of(part: Part) -> tuple[str, ...]:
     """112 sentences to calibrate, 48 held out: of every ten groups the 3rd, 6th and 9th."""
     groups = Path(__file__).with_name("sentences.txt").read_text(encoding="utf-8").strip().split("\n\n")
-    chosen = [
-        group for number, group in enumerate(groups, 1) if (number % 10 in (3, 6, 9)) == (part == "held-out")
-    ]
+    chosen = [group for number, group in enumerate(groups, 1) if (number % 10 in (3, 6, 9)) == (part == "held-out")]
     return tuple(sentence for group in chosen for sentence in group.split("\n"))
 
 
@@ -33,9 +31,7 @@ def tokenize(sentences: tuple[str, ...]) -> Arrays:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder(), local_files_only=True)
-    encoded = tokenizer(
-        list(sentences), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="np"
-    )
+    encoded = tokenizer(list(sentences), padding="max_length", truncation=True, max_length=LENGTH, return_tensors="np")
     return {name: encoded[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
 
 

@@ -63,9 +63,7 @@ def tokenize(captions: Sequence[str]) -> NDArray[np.int64]:
         words = ["<class>", *caption.lower().split()]
         unknown = [word for word in words if word not in _TOKEN_OF]
         if unknown or len(words) > LENGTH:
-            raise ValueError(
-                f"caption {caption!r}: {len(words) - 1} words (at most {LENGTH - 1}), unknown: {unknown}"
-            )
+            raise ValueError(f"caption {caption!r}: {len(words) - 1} words (at most {LENGTH - 1}), unknown: {unknown}")
         row[: len(words)] = [_TOKEN_OF[word] for word in words]
     return tokens
 

@@ -50,9 +50,9 @@ def _samples(part: Part, count: int) -> Iterator[Arrays]:
     rng = np.random.default_rng(_SEED_AND_PER_CLASS[part][0])
     for picture in scenes_of(part)[1][:count]:
         captions = [
-            Scene(
-                shape, colour, SIZES[rng.integers(len(SIZES))], POSITIONS[rng.integers(len(POSITIONS))]
-            ).caption(TEMPLATES[rng.integers(len(TEMPLATES))])
+            Scene(shape, colour, SIZES[rng.integers(len(SIZES))], POSITIONS[rng.integers(len(POSITIONS))]).caption(
+                TEMPLATES[rng.integers(len(TEMPLATES))]
+            )
             for colour, shape in CLASSES
         ]
         yield {"image": normalize(picture[None]), "tokens": tokenize(captions)}

@@ -16,9 +16,7 @@ EMBEDDING = 64
 
 def conv_bn(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """A 3 x 3 convolution and batch norm: [n, inputs, h, w] -> [n, outputs, h / stride, w / stride]."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs)
-    )
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs))
 
 
 class ResidualStage(nn.Module):

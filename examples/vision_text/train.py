@@ -26,8 +26,7 @@ def caption_batch(scenes: list[Scene], rng: np.random.Generator) -> tuple[Tensor
     templates = [TEMPLATES[index] for index in rng.integers(len(TEMPLATES), size=len(scenes))]
     tokens = tokenize([scene.caption(template) for scene, template in zip(scenes, templates, strict=True)])
     truth = [
-        [picture.fits(scene, template) for scene, template in zip(scenes, templates, strict=True)]
-        for picture in scenes
+        [picture.fits(scene, template) for scene, template in zip(scenes, templates, strict=True)] for picture in scenes
     ]
     return torch.from_numpy(tokens), torch.tensor(truth, dtype=torch.float32)
 
@@ -56,9 +55,7 @@ def train() -> nn.Module:
     for epoch in range(EPOCHS):
         for batch in rng.permutation(len(scenes)).reshape(-1, BATCH_SIZE):
             tokens, truth = caption_batch([scenes[index] for index in batch], rng)
-            loss = contrastive_loss(
-                model(torch.from_numpy(normalize(pictures[batch])), tokens)["logits"], truth
-            )
+            loss = contrastive_loss(model(torch.from_numpy(normalize(pictures[batch])), tokens)["logits"], truth)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -16,11 +16,10 @@ The rules, and why:
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from edgewright.pipeline.passes.graph import aten, is_floating, value_of
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.observer import (
     HistogramObserver,
@@ -35,6 +34,8 @@ from torchao.quantization.pt2e.quantizer import (
     Quantizer,
     SharedQuantizationSpec,
 )
+
+from edgewright.pipeline.passes.graph import aten, is_floating, value_of
 
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv_transpose2d.input})
 LINEAR = aten.linear.default
@@ -142,12 +143,14 @@ class Int8Annotator(Quantizer):
         self._quantized: set[Node] = set()
         self._chain: set[Node] = set()
         self._symmetric: set[Node] = set()
+        self._outputs: set[Node] = set()
 
     def validate(self, model: GraphModule) -> None:
         """Nothing to check: every annotation is made from a rule above."""
 
     def annotate(self, model: GraphModule) -> GraphModule:
         self._symmetric = _operands(model)
+        self._outputs = set(model.graph.output_node().all_input_nodes)
         for node in model.graph.nodes:
             if node.op != "call_function" or not is_floating(node) or _annotation(node) or not self.wanted(node):
                 continue
@@ -188,6 +191,9 @@ class Int8Annotator(Quantizer):
     def _product(self, node: Node) -> None:
         left, right = node.args[0], node.args[1]
         assert isinstance(left, Node) and isinstance(right, Node), "tensors by schema"
+        if any(value in self._outputs for side in (left, right) for value in _moved_from(side)):
+            self.skipped.append((node.name, "it reads an output of the model, which has to stay exact"))
+            return
         specs: dict[Node, QuantizationSpecBase] = {}
         for side in (left, right):
             if side.op == "get_attr" and side is right and value_of(side).dim() == 2:
@@ -219,7 +225,7 @@ class Int8Annotator(Quantizer):
             return
         first = parts[0]
         shared = SharedQuantizationSpec((first, node))
-        specs: dict[Node, QuantizationSpecBase] = {part: shared for part in parts[1:]}
+        specs: dict[Node, QuantizationSpecBase] = dict.fromkeys(parts[1:], shared)
         specs[first] = self._activation(first)
         self._write(node, specs, shared, chain=True)
 
@@ -233,7 +239,12 @@ class Int8Annotator(Quantizer):
             self._write(node, inputs, self._activation(node), chain=chain)
 
     def _write(
-        self, node: Node, inputs: dict[Node, QuantizationSpecBase], output: QuantizationSpecBase | None, *, chain: bool
+        self,
+        node: Node,
+        inputs: dict[Node, QuantizationSpecBase],
+        output: QuantizationSpecBase | None,
+        *,
+        chain: bool,
     ) -> None:
         node.meta["quantization_annotation"] = QuantizationAnnotation(
             input_qspec_map=dict(inputs), output_qspec=output, _annotated=True
@@ -256,10 +267,15 @@ def _operands(model: GraphModule) -> set[Node]:
         if node.target not in PRODUCTS:
             continue
         for side in node.args[:2]:
-            while isinstance(side, Node) and side.target not in SOFTMAX and side not in found:
-                found.add(side)
-                side = side.args[0] if side.target in MOVES else None
+            found.update(value for value in _moved_from(side) if value.target not in SOFTMAX)
     return found
+
+
+def _moved_from(value: object) -> Iterator[Node]:
+    """A value and, back through operations that only move values, what it was made of."""
+    while isinstance(value, Node):
+        yield value
+        value = value.args[0] if value.target in MOVES else None
 
 
 def _annotation(node: Node) -> bool:

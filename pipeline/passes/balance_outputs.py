@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+from torch.fx import Node
+
 from edgewright.calibration.collect import channel_maxima
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call
 from edgewright.pipeline.program import Program
-from torch import Tensor
-from torch.fx import Node
 
 LINEAR = aten.linear.default
 
@@ -29,7 +30,12 @@ class BalanceOutputs:
     """
 
     name: ClassVar[str] = "balance-outputs"
-    runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "drop-identities", "smooth-activations")
+    runs_after: ClassVar[tuple[str, ...]] = (
+        "fold-batchnorm",
+        "fold-constants",
+        "drop-identities",
+        "smooth-activations",
+    )
     outlier_ratio: float = 3.0
 
     def run(self, program: Program, context: Context) -> PassReport:
@@ -58,5 +64,7 @@ def _balance(program: Program, layer: Node, factor: Tensor) -> None:
     if isinstance(bias, Node):
         layer.update_arg(2, add_constant(program, str(bias.target), program.tensor(bias) / factor, layer))
     scale = add_constant(program, f"{layer.name}_balance", factor, layer.next)
-    restored = insert_call(program, layer.next.next if layer.next is scale else layer.next, aten.mul.Tensor, layer, scale)
+    restored = insert_call(
+        program, layer.next.next if layer.next is scale else layer.next, aten.mul.Tensor, layer, scale
+    )
     layer.replace_all_uses_with(restored, delete_user_cb=lambda user: user is not restored)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
-from edgewright.pipeline.program import Program
 from torch import Tensor
+
+from edgewright.pipeline.program import Program
 
 
 @dataclass(frozen=True)

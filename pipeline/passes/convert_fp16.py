@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call
 from edgewright.pipeline.program import Program
@@ -24,7 +25,12 @@ class ConvertFp16:
     """
 
     name: ClassVar[str] = "convert-fp16"
-    runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "smooth-activations", "balance-outputs")
+    runs_after: ClassVar[tuple[str, ...]] = (
+        "fold-batchnorm",
+        "fold-constants",
+        "smooth-activations",
+        "balance-outputs",
+    )
     minimum_elements: int = 256
 
     def run(self, program: Program, context: Context) -> PassReport:

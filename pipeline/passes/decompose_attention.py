@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+from torch.fx import Node
+
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call, replace, value_of
 from edgewright.pipeline.program import Program
-from torch import Tensor
-from torch.fx import Node
 
 ATTENTION = aten.scaled_dot_product_attention.default
 
@@ -84,4 +85,10 @@ def _float_mask(program: Program, mask: Node, like: Node) -> Node:
     if mask.op == "get_attr":
         return add_constant(program, "attention_mask", _additive(program.tensor(mask)), like)
     kept = insert_call(program, like, aten.to.dtype, mask, torch.float32)
-    return insert_call(program, like, aten.mul.Tensor, insert_call(program, like, aten.sub.Tensor, kept, 1.0), -LARGE_NEGATIVE)
+    return insert_call(
+        program,
+        like,
+        aten.mul.Tensor,
+        insert_call(program, like, aten.sub.Tensor, kept, 1.0),
+        -LARGE_NEGATIVE,
+    )

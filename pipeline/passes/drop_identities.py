@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+from torch.fx import Node
+
 from edgewright.pipeline.passes.base import Context, PassReport
 from edgewright.pipeline.passes.graph import aten
 from edgewright.pipeline.program import Program, dtype_name
-from torch import Tensor
-from torch.fx import Node
 
 COPIES = frozenset(
     {

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+from torch.fx import Node
+
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, aten, value_of
 from edgewright.pipeline.program import Program
-from torch import Tensor
-from torch.fx import Node
 
 NORM = aten._native_batch_norm_legit_no_training.default
 OUTPUT_AXIS = {
@@ -80,7 +81,7 @@ def _fold(program: Program, norm: Node) -> None:
     ones, zeros = torch.ones(channels), torch.zeros(channels)
     gamma, beta = constant(norm.args[1], ones), constant(norm.args[2], zeros)
     mean, variance = constant(norm.args[3], zeros), constant(norm.args[4], ones)
-    factor = (gamma.double() / torch.sqrt(variance.double() + float(norm.args[6])))  # type: ignore[arg-type]
+    factor = gamma.double() / torch.sqrt(variance.double() + float(norm.args[6]))  # type: ignore[arg-type]
     bias = constant(layer.args[2] if len(layer.args) > 2 else None, zeros)
     shape = [1] * weight.dim()
     shape[axis] = channels

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+from torch.fx import Node
+
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, replace
 from edgewright.pipeline.program import Program
-from torch import Tensor
-from torch.fx import Node
 
 KEPT_NAMESPACES = ("quantized_decomposed", "torchao", "edgewright")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from edgewright.pipeline.program import Program
 from torch import Tensor
 from torch.fx import Node
+
+from edgewright.pipeline.program import Program
 
 aten = torch.ops.aten
 

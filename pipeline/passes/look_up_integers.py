@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch.fx import Node
+
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import aten, insert_call, replace
 from edgewright.pipeline.program import Program
-from torch.fx import Node
 
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 

@@ -11,11 +11,12 @@ from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import torch
+from torch.fx import Node
+
 from edgewright.errors import CalibrationError, RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, module_path, replace
 from edgewright.pipeline.program import Program
-from torch.fx import Node
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,14 @@ class QuantizeStatic:
     """
 
     name: ClassVar[str] = "quantize-static"
-    runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "drop-identities", "decompose-attention", "smooth-activations", "balance-outputs")
+    runs_after: ClassVar[tuple[str, ...]] = (
+        "fold-batchnorm",
+        "fold-constants",
+        "drop-identities",
+        "decompose-attention",
+        "smooth-activations",
+        "balance-outputs",
+    )
     modules: str = "*"
     observer: str = "minmax"
 
@@ -50,8 +58,9 @@ class QuantizeStatic:
         _separate_shared_weights(program)
         names = _weight_names(program)
         with _quiet():
-            from edgewright.pipeline.passes.annotate_int8 import Int8Annotator
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+            from edgewright.pipeline.passes.annotate_int8 import Int8Annotator
 
             annotator = Int8Annotator(wanted=self._wants, observer=self.observer)
             prepared = prepare_pt2e(program.module, annotator)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+from torch.fx import Node
+
 from edgewright.pipeline.passes.base import Context, PassReport
 from edgewright.pipeline.passes.graph import add_constant, aten
 from edgewright.pipeline.program import Program
-from torch import Tensor
-from torch.fx import Node
 
 quantized = torch.ops.quantized_decomposed
 LAYERS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv_transpose2d.input, aten.linear.default})

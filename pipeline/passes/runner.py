@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
 from edgewright.errors import EdgewrightError, PassError, RecipeError
 from edgewright.pipeline.passes.base import Context, Pass, PassReport
 from edgewright.pipeline.program import Program, TensorSpec
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def run_passes(
             ) from error
         changed = work.graph.python_code("self").src != before
         if changed and report.rewrites == 0:
-            raise PassError(f"the pass {step.name} said that it rewrote nothing but changed the graph", where=repr(step))
+            raise PassError(
+                f"the pass {step.name} said that it rewrote nothing but changed the graph", where=repr(step)
+            )
         ran.append(Ran(step, report))
     return Compressed(work, tuple(ran))
 
@@ -97,4 +100,6 @@ def _verify(program: Program, step: Pass) -> None:
     names = [spec.name for spec in program.outputs] + ["?"] * len(results)
     found = tuple(TensorSpec.of(name, tensor) for name, tensor in zip(names, results, strict=False))
     if found != program.outputs:
-        raise PassError(f"the pass {step.name} changed the outputs", got=found, expected=program.outputs, where=repr(step))
+        raise PassError(
+            f"the pass {step.name} changed the outputs", got=found, expected=program.outputs, where=repr(step)
+        )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch.fx import Node
+
 from edgewright.pipeline.passes.base import Context, PassReport
 from edgewright.pipeline.passes.graph import aten, insert_call, value_of
 from edgewright.pipeline.program import Program
-from torch.fx import Node
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch.fx import Node
+
 from edgewright.pipeline.passes.base import Context, PassReport
 from edgewright.pipeline.program import Program
-from torch.fx import Node
 
 PER_TENSOR = (
     torch.ops.quantized_decomposed.quantize_per_tensor.default,

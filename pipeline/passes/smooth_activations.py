@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
+from torch.fx import Node
+
 from edgewright.calibration.collect import channel_maxima
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call, is_floating
 from edgewright.pipeline.program import Program
-from torch import Tensor
-from torch.fx import Node
 
 LINEAR = aten.linear.default
 NORM = aten.layer_norm.default

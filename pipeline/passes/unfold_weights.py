@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch.fx import Node
+
 from edgewright.pipeline.passes.base import Context, PassReport
 from edgewright.pipeline.passes.graph import add_constant, insert_call
 from edgewright.pipeline.program import Program
-from torch.fx import Node
 
 quantized = torch.ops.quantized_decomposed
 QUANTIZE = {

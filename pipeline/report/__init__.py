@@ -79,9 +79,7 @@ def _page(result: ReleaseResult) -> Page:
         troubles=troubles(result),
         recipe=result.recipe,
         stages=_durations(result.seconds),
-        delivery_stages=tuple(
-            (item.name, _durations(item.seconds)) for item in result.deliveries if item.seconds
-        ),
+        delivery_stages=tuple((item.name, _durations(item.seconds)) for item in result.deliveries if item.seconds),
     )
 
 

@@ -136,8 +136,7 @@ def _compressed_row(group: list[DeliveryResult], several: bool) -> ParityRow:
     why = "this row is what files are compared with"
     row = _reference_row("Compressed graph", tuple(details), metric, comparison.lines, (), why)
     cells = tuple(
-        replace(cell, outputs=comparison.outputs) if cell.heading == HEADINGS[4] else cell
-        for cell in row.cells
+        replace(cell, outputs=comparison.outputs) if cell.heading == HEADINGS[4] else cell for cell in row.cells
     )
     return replace(row, cells=cells)
 
@@ -190,7 +189,7 @@ def _metric_line(metric: MetricResult, value: float, kind: str) -> Line:
 
 
 def _function(metric: str) -> str:
-    """"accuracy" of "examples.digits.data:accuracy": the title holds the whole."""
+    """ "accuracy" of "examples.digits.data:accuracy": the title holds the whole."""
     return metric.rpartition(":")[2]
 
 

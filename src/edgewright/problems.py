@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import get_args
 
-from edgewright.errors import did_you_mean
 from pydantic import BaseModel, ValidationError
+
+from edgewright.errors import did_you_mean
 
 
 def problems_of(error: ValidationError, schema: type[BaseModel]) -> list[str]:
     """One sentence a problem, such as "deliver.0.latencyms: unknown key, did you mean 'latency_ms'?"."""
-    return [_problem(schema, detail["type"], detail["loc"], detail["msg"], detail["input"]) for detail in error.errors()]
+    return [
+        _problem(schema, detail["type"], detail["loc"], detail["msg"], detail["input"]) for detail in error.errors()
+    ]
 
 
 def _problem(schema: type[BaseModel], kind: str, path: tuple[int | str, ...], message: str, got: object) -> str:

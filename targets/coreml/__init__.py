@@ -21,7 +21,10 @@ class CoremlTarget:
     extra: ClassVar[str] = "coreml"
     modules: ClassVar[tuple[str, ...]] = ("coremltools",)
     capabilities: ClassVar[Capabilities] = Capabilities(
-        schemes=frozenset({"fp32", "fp16", "w8a8"}), minimum={"iOS": "17", "macOS": "14"}, tolerance_db=80.0, half_tolerance_db=40.0
+        schemes=frozenset({"fp32", "fp16", "w8a8"}),
+        minimum={"iOS": "17", "macOS": "14"},
+        tolerance_db=80.0,
+        half_tolerance_db=40.0,
     )
 
     def legalize(self) -> tuple[Pass, ...]:

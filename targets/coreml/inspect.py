@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgewright.targets.accounting import (
     Step,
     account,
@@ -39,14 +40,20 @@ def inspect_mlpackage(path: Path) -> Inspection:
             continue
         if operation.op_type.startswith("constexpr_"):
             constants[outputs[0].name] = sum(
-                _store(value, constants, by_dtype) for value in _variables(operation) if value.op is None or value.op.op_type == "const"
+                _store(value, constants, by_dtype)
+                for value in _variables(operation)
+                if value.op is None or value.op.op_type == "const"
             )
             continue
         reads = tuple(value.name for value in _variables(operation))
         sizes |= {output.name: _bytes(output) for output in outputs}
         steps.append(
             Step(
-                operation.name, operation.op_type, _compute(operation), _macs(operation), reads,
+                operation.name,
+                operation.op_type,
+                _compute(operation),
+                _macs(operation),
+                reads,
                 tuple(output.name for output in outputs),
             )
         )
@@ -77,7 +84,9 @@ def _shape(variable: Any) -> list[int]:
 
 
 def _dtype(variable: Any) -> str:
-    return {"fp32": "float32", "fp16": "float16"}.get(name := variable.dtype.__name__, name) if variable.dtype else "none"
+    return (
+        {"fp32": "float32", "fp16": "float16"}.get(name := variable.dtype.__name__, name) if variable.dtype else "none"
+    )
 
 
 def _bytes(variable: Any) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgewright.targets.base import Arrays, Session
 from edgewright.targets.coreml.lower import DTYPES
 
@@ -49,6 +50,7 @@ class ReferenceSession(_Closing):
 
     def __init__(self, path: Path, threads: int) -> None:
         import torch
+
         from edgewright.targets.coreml.reference import ReferenceModel
 
         torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgewright.targets.accounting import (
     Step,
     account,
@@ -30,7 +31,15 @@ INTEGER_KERNELS = {
     "QGemm": 3,
     "QAttention": 1,
 }
-FLOAT_KERNELS = {"Conv": 1, "FusedConv": 1, "ConvTranspose": 1, "MatMul": 1, "Gemm": 1, "FusedMatMul": 1, "FusedGemm": 1}
+FLOAT_KERNELS = {
+    "Conv": 1,
+    "FusedConv": 1,
+    "ConvTranspose": 1,
+    "MatMul": 1,
+    "Gemm": 1,
+    "FusedMatMul": 1,
+    "FusedGemm": 1,
+}
 PROFILE_DTYPES = {"float": "float32", "double": "float64"}
 NUMPY_BITS = {"INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
 
@@ -128,6 +137,7 @@ def _executed(path: Path, stated: Mapping[str, int]) -> list[Operation] | None:
     """
     import onnx
     import onnxruntime
+
     from edgewright.targets.onnx.run import DTYPES
 
     with tempfile.TemporaryDirectory() as folder:

@@ -70,8 +70,15 @@ def _drop_zero_points(model: Any) -> None:
 
 def _strip_traces(model: Any) -> None:
     """Drop stack traces and module lists: they hold absolute paths, so a moved source folder changed the bytes."""
-    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer,
-                   *model.graph.input, *model.graph.output):
+    for holder in (
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.initializer,
+        *model.graph.input,
+        *model.graph.output,
+    ):
         del holder.metadata_props[:]
         holder.doc_string = ""
     model.graph.name = "main"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgewright.targets.base import Arrays
 
 DTYPES = {

@@ -15,6 +15,7 @@ def halve_constants(content: bytes, minimum_elements: int = 256) -> bytes:
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
+
     from edgewright.targets.tflite.boundary import append_operator
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)

@@ -16,8 +16,22 @@ from edgewright.targets.accounting import (
 )
 from edgewright.targets.base import Inspection
 
-BITS = {"FLOAT32": 32, "FLOAT16": 16, "INT64": 64, "INT32": 32, "INT16": 16, "INT8": 8, "UINT8": 8, "INT4": 4, "INT2": 2,
-        "BOOL": 8, "FLOAT64": 64, "UINT32": 32, "UINT64": 64, "UINT16": 16}
+BITS = {
+    "FLOAT32": 32,
+    "FLOAT16": 16,
+    "INT64": 64,
+    "INT32": 32,
+    "INT16": 16,
+    "INT8": 8,
+    "UINT8": 8,
+    "INT4": 4,
+    "INT2": 2,
+    "BOOL": 8,
+    "FLOAT64": 64,
+    "UINT32": 32,
+    "UINT64": 64,
+    "UINT16": 16,
+}
 CONVOLUTIONS = {"CONV_2D", "CONV_3D"}
 
 
@@ -53,7 +67,14 @@ def inspect_tflite(path: Path) -> Inspection:
         compute = _compute(kind, [dtypes[tensor.type].lower() for tensor in (*tensors[:2], *results[:1])])
         macs = _macs(kind, [_shape(tensor) for tensor in tensors], [_shape(tensor) for tensor in results], operator)
         steps.append(
-            Step(f"{kind}_{place}", kind, compute, macs, tuple(map(str, reads)), tuple(map(str, operator.outputs)))
+            Step(
+                f"{kind}_{place}",
+                kind,
+                compute,
+                macs,
+                tuple(map(str, reads)),
+                tuple(map(str, operator.outputs)),
+            )
         )
     return account(f"TFLite schema {model.version}", steps, sizes, constants, by_dtype)
 
@@ -71,7 +92,10 @@ def _compute(kind: str, dtypes: list[str]) -> str:
     """Integer kernels have integer inputs and outputs. Float data with int8 weights is the hybrid (dynamic) kernel."""
     if not dtypes:
         return "none"
-    if kind in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "BATCH_MATMUL") and dtypes[:2] == ["float32", "int8"]:
+    if kind in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "BATCH_MATMUL") and dtypes[:2] == [
+        "float32",
+        "int8",
+    ]:
         return "int8"
     if kind == "TRANSPOSE_CONV":
         return dtypes[-1]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgewright.targets.base import Arrays
 from edgewright.targets.tflite.boundary import recorded_dtypes
 

@@ -20,13 +20,9 @@ from edgewright.targets.base import Inspection, Operation
 SHIPPED = [name for name in profile_names() if name != "host"]
 CASES = [(name, target) for name in SHIPPED for target in load_profile(name).targets]
 CPU_CASES = [
-    (name, target)
-    for name, target in CASES
-    if "dotprod" in load_profile(name).isa.features or name == "intel-n100"
+    (name, target) for name, target in CASES if "dotprod" in load_profile(name).isa.features or name == "intel-n100"
 ]
-COMPUTE = st.sampled_from(
-    ["float32", "float16", "bfloat16", "int8", "uint8", "int4", "int32", "int64", "bool"]
-)
+COMPUTE = st.sampled_from(["float32", "float16", "bfloat16", "int8", "uint8", "int4", "int32", "int64", "bool"])
 COUNT = st.integers(0, 10**9)
 OPERATION = st.builds(
     Operation, st.just("n"), st.sampled_from(["Conv", "Add", "Softmax"]), COMPUTE, COUNT, COUNT, COUNT
@@ -46,9 +42,7 @@ def convolution(compute: str, elements: int, macs: int) -> Operation:
 
 @settings(max_examples=60, deadline=None)
 @given(case=st.sampled_from(CASES), operations=OPERATIONS, extra=COUNT, index=st.integers(0, 5))
-def test_more_macs_are_never_faster(
-    case: tuple[str, str], operations: list[Operation], extra: int, index: int
-) -> None:
+def test_more_macs_are_never_faster(case: tuple[str, str], operations: list[Operation], extra: int, index: int) -> None:
     profile, target = load_profile(case[0]), case[1]
     at = index % len(operations)
     heavier = [replace(op, macs=op.macs + extra) if i == at else op for i, op in enumerate(operations)]
@@ -61,9 +55,7 @@ def test_more_macs_are_never_faster(
 
 @settings(max_examples=60, deadline=None)
 @given(case=st.sampled_from(CASES), operations=OPERATIONS, peak=COUNT)
-def test_low_expected_and_high_are_in_order(
-    case: tuple[str, str], operations: list[Operation], peak: int
-) -> None:
+def test_low_expected_and_high_are_in_order(case: tuple[str, str], operations: list[Operation], peak: int) -> None:
     profile, target = load_profile(case[0]), case[1]
     for interval in (
         predict_latency_ms(file(operations, peak), profile, target),
@@ -84,9 +76,7 @@ def test_int8_on_a_cpu_with_dot_products_is_no_slower_than_float32(
 ) -> None:
     profile, target = load_profile(case[0]), case[1]
     small = predict_latency_ms(file([convolution("int8", elements, macs)]), profile, target, threads, "cpu")
-    large = predict_latency_ms(
-        file([convolution("float32", elements, macs)]), profile, target, threads, "cpu"
-    )
+    large = predict_latency_ms(file([convolution("float32", elements, macs)]), profile, target, threads, "cpu")
     assert small.expected <= large.expected * (1 + 1e-9)
 
 
@@ -104,18 +94,14 @@ def test_one_more_thread_is_never_predicted_slower(
 @pytest.mark.parametrize(("name", "target"), CASES)
 def test_a_tiny_file_costs_its_dispatch_and_little_more(name: str, target: str) -> None:
     profile = load_profile(name)
-    tiny = predict_latency_ms(
-        file([Operation("n", "Conv", "float32", 9_000, 400, 4_000)] * 3), profile, target
-    )
+    tiny = predict_latency_ms(file([Operation("n", "Conv", "float32", 9_000, 400, 4_000)] * 3), profile, target)
     assert 0 < tiny.expected < 0.6
 
 
 def test_what_a_runtime_folds_away_costs_nothing() -> None:
     profile = load_profile("raspberry-pi-5")
     conv = Operation("c", "Conv", "float32", 10**6, 10**4, 10**5)
-    extra = [
-        Operation("n", op, "float32", 0, 0, 10**6) for op in ("Clip", "Reshape", "Constant", "QuantizeLinear")
-    ]
+    extra = [Operation("n", op, "float32", 0, 0, 10**6) for op in ("Clip", "Reshape", "Constant", "QuantizeLinear")]
     assert predict_latency_ms(file([conv, *extra]), profile, "onnx") == predict_latency_ms(
         file([conv]), profile, "onnx"
     )
@@ -181,9 +167,9 @@ def test_shipped_figures_are_those_that_the_anchors_give() -> None:
         rows = [prediction.row_of(anchor, group.profile) for anchor in group.anchors]
         fitted = prediction_fit.fit(group.kernel, group.profile, rows)
         for name in ("efficiency", "gbps", "weight_gbps", "op_us"):
-            assert getattr(fitted, name).value == pytest.approx(
-                getattr(group.kernel, name).value, rel=0.05
-            ), f"{group.title}: {name}; run python -m bench.prediction --fit"
+            assert getattr(fitted, name).value == pytest.approx(getattr(group.kernel, name).value, rel=0.05), (
+                f"{group.title}: {name}; run python -m bench.prediction --fit"
+            )
 
 
 def test_the_fit_and_the_predictor_hold_the_same_formula() -> None:
@@ -212,9 +198,7 @@ def test_the_fit_and_the_predictor_hold_the_same_formula() -> None:
         ("bert_base_128", 11_200, 85.0),
     ],
 )
-def test_layer_tables_have_the_macs_and_parameters_of_their_papers(
-    model: str, mmacs: float, millions: float
-) -> None:
+def test_layer_tables_have_the_macs_and_parameters_of_their_papers(model: str, mmacs: float, millions: float) -> None:
     layers = network(model).layers
     assert sum(layer.macs for layer in layers) / 1e6 == pytest.approx(mmacs, rel=0.02)
     assert sum(layer.weights for layer in layers) / 1e6 == pytest.approx(millions, rel=0.02)

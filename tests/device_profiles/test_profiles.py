@@ -41,9 +41,7 @@ def changed(tmp_path: Path, *replacements: tuple[str, str]) -> Path:
 
 def test_names_are_sorted_and_hold_the_five_devices_and_the_host() -> None:
     assert profile_names() == tuple(sorted(profile_names()))
-    assert {"pixel-8", "iphone-15-pro", "raspberry-pi-5", "intel-n100", "galaxy-s24", "host"} <= set(
-        profile_names()
-    )
+    assert {"pixel-8", "iphone-15-pro", "raspberry-pi-5", "intel-n100", "galaxy-s24", "host"} <= set(profile_names())
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -145,9 +143,7 @@ def test_a_figure_must_be_a_positive_finite_number(tmp_path: Path, value: str) -
 
 @pytest.mark.parametrize("source", ['""', '"  "'])
 def test_a_figure_without_a_source_is_refused(tmp_path: Path, source: str) -> None:
-    file = changed(
-        tmp_path, ('ghz = { value = 2.91, source = "', f'ghz = {{ value = 2.91, source = {source} }} # "')
-    )
+    file = changed(tmp_path, ('ghz = { value = 2.91, source = "', f'ghz = {{ value = 2.91, source = {source} }} # "'))
     with pytest.raises(DeviceError, match=r"core_sets\.0\.ghz\.source"):
         load_profile(file)
 

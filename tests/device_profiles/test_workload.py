@@ -14,9 +14,7 @@ def ops(operations: list[Operation]) -> list[str]:
     return [operation.op for operation in operations]
 
 
-@pytest.mark.parametrize(
-    "op", ["Constant", "const", "Reshape", "Squeeze", "ExpandDims", "Identity", "Clip", "Relu6"]
-)
+@pytest.mark.parametrize("op", ["Constant", "const", "Reshape", "Squeeze", "ExpandDims", "Identity", "Clip", "Relu6"])
 def test_views_constants_and_activations_do_not_run(op: str) -> None:
     assert ops(executed([CONV, Operation("n", op, "float32", 0, 0, 400)], "onnx")) == ["Conv"]
 

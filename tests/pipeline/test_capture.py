@@ -218,9 +218,7 @@ def test_in_place_operations_are_gone() -> None:
         return F.relu(y, inplace=True)
 
     program = capture(Returns(overwrite), (X,))
-    operations = {
-        node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)
-    }
+    operations = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
     assert operations
     assert not [str(target) for target in operations if target._schema.is_mutable]
     assert torch.equal(program.run({"x": X})["output_0"], overwrite(X))
@@ -233,9 +231,7 @@ def test_weights_keep_the_names_that_they_have_in_the_model() -> None:
 
 def test_padding_same_becomes_numbers_and_computes_the_same() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(2, 3, 3, padding="same"), nn.Conv2d(3, 2, 4, padding="same", dilation=(1, 2))
-    )
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding="same"), nn.Conv2d(3, 2, 4, padding="same", dilation=(1, 2)))
     image = torch.randn(1, 2, 9, 9)
     program = capture(model, (image,))
     assert torch.ops.aten.conv2d.padding not in {node.target for node in program.graph.nodes}

@@ -49,9 +49,7 @@ def test_looking_up_integers_changes_rounding_only() -> None:
                 assert torch.allclose(got[key], expected[key], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "step", [ShiftActivations(), UnfoldWeights(), LookUpIntegers()], ids=lambda step: step.name
-)
+@pytest.mark.parametrize("step", [ShiftActivations(), UnfoldWeights(), LookUpIntegers()], ids=lambda step: step.name)
 def test_a_legalization_of_quantization_leaves_a_float_program_alone(step: Pass) -> None:
     result = run_passes(captured("two_inputs"), [step])
     assert result.reports[0].report == PassReport(0)

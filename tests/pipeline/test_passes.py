@@ -143,9 +143,7 @@ def test_a_convolution_with_two_readers_is_not_folded() -> None:
 
 
 def test_a_norm_without_a_layer_before_it_is_not_folded() -> None:
-    refuses(
-        seeded(lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3))), torch.randn(1, 3, 4, 4), "no convolution"
-    )
+    refuses(seeded(lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3))), torch.randn(1, 3, 4, 4), "no convolution")
 
 
 def test_a_grouped_transposed_convolution_is_not_folded() -> None:

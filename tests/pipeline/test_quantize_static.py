@@ -192,9 +192,7 @@ def test_concatenation_of_different_ranges_shares_the_widest() -> None:
         (lambda x: F.pad(x, (1, 1)), aten.constant_pad_nd.default),
     ],
 )
-def test_what_only_moves_values_shares_its_inputs_encoding(
-    move: Callable[[Tensor], Tensor], target: object
-) -> None:
+def test_what_only_moves_values_shares_its_inputs_encoding(move: Callable[[Tensor], Tensor], target: object) -> None:
     torch.manual_seed(0)
     program = compress(Net(lambda self, x: move(self.conv(x)), conv=nn.Conv2d(3, 4, 3)), images())
     found = nodes(program, target) or nodes(program, aten.pad.default)
@@ -331,9 +329,7 @@ def test_the_small_models_keep_their_quality(name: str) -> None:
 def test_an_integer_result_of_a_quantized_model_is_right() -> None:
     batches = SMALL["two_inputs"].batches(32, seed=5)
     agree = [
-        bool(
-            torch.equal(captured("two_inputs").run(batch)["best"], quantized("two_inputs").run(batch)["best"])
-        )
+        bool(torch.equal(captured("two_inputs").run(batch)["best"], quantized("two_inputs").run(batch)["best"]))
         for batch in batches
     ]
     assert sum(agree) >= 31
@@ -341,9 +337,7 @@ def test_an_integer_result_of_a_quantized_model_is_right() -> None:
 
 def test_a_channel_of_zeros_and_a_constant_activation_stay_finite() -> None:
     torch.manual_seed(0)
-    net = Net(
-        lambda self, x: self.second(self.first(x) * 0.0), first=nn.Conv2d(3, 4, 3), second=nn.Conv2d(4, 5, 3)
-    )
+    net = Net(lambda self, x: self.second(self.first(x) * 0.0), first=nn.Conv2d(3, 4, 3), second=nn.Conv2d(4, 5, 3))
     net.first.weight.data[1] = 0.0  # type: ignore[index, union-attr]
     net.second.weight.data[:] = 0.0  # type: ignore[index, union-attr]
     program = compress(net, images())

@@ -18,9 +18,7 @@ from edgewright.targets.accounting import (
 from edgewright.targets.base import Inspection, Operation
 
 
-def step(
-    name: str, reads: tuple[str, ...], writes: tuple[str, ...], macs: int = 0, compute: str = "float32"
-) -> Step:
+def step(name: str, reads: tuple[str, ...], writes: tuple[str, ...], macs: int = 0, compute: str = "float32") -> Step:
     return Step(name, "op", compute, macs, reads, writes)
 
 
@@ -68,9 +66,7 @@ def test_a_convolution_and_its_transpose_do_the_same_work(
     weight = torch.zeros(inputs, outputs, kernel, kernel)
     large = torch.nn.functional.conv_transpose2d(small, weight, stride=stride)
     back = torch.nn.functional.conv2d(large, weight, stride=stride)
-    assert transposed_convolution_macs(small.shape, weight.shape) == convolution_macs(
-        back.shape, weight.shape
-    )
+    assert transposed_convolution_macs(small.shape, weight.shape) == convolution_macs(back.shape, weight.shape)
 
 
 # Activations alive at once

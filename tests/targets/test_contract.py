@@ -77,9 +77,7 @@ def deliver(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str
         session: Session
         with target.open(artifact, threads=1) as session:
             outputs = [session.run(arrays(batch)) for batch in SMALL[model].batches(SAMPLES, seed=21)]
-            return Delivery(
-                program, artifact, target.inspect(artifact), outputs, session.provenance, session.runtime
-            )
+            return Delivery(program, artifact, target.inspect(artifact), outputs, session.provenance, session.runtime)
 
     return make
 
@@ -93,9 +91,7 @@ every_delivery = pytest.mark.parametrize(
     ("name", "scheme", "model"),
     [(name, scheme, model) for name in TARGETS for model in SMALL for scheme in SCHEMES],
 )
-every_pair = pytest.mark.parametrize(
-    ("name", "model"), [(name, model) for name in TARGETS for model in SMALL]
-)
+every_pair = pytest.mark.parametrize(("name", "model"), [(name, model) for name in TARGETS for model in SMALL])
 
 
 def test_the_contract_covers_every_target() -> None:
@@ -114,9 +110,7 @@ def test_outputs_have_the_names_shapes_and_dtypes_of_the_program(
 
 
 @every_pair
-def test_a_float_artifact_equals_pytorch(
-    deliver: Callable[[str, str, str], Delivery], name: str, model: str
-) -> None:
+def test_a_float_artifact_equals_pytorch(deliver: Callable[[str, str, str], Delivery], name: str, model: str) -> None:
     outputs = deliver(name, "fp32", model).outputs
     for key, decibels in sqnr_by_output(results(captured, model), outputs).items():
         assert decibels >= 80.0, key
@@ -172,20 +166,14 @@ def test_what_is_executed_is_what_the_file_says(
 
 
 @every_pair
-def test_int8_weights_are_stored_as_int8(
-    deliver: Callable[[str, str, str], Delivery], name: str, model: str
-) -> None:
+def test_int8_weights_are_stored_as_int8(deliver: Callable[[str, str, str], Delivery], name: str, model: str) -> None:
     stored = quantized(model).weight_bytes()["int8"]
     small, full = (deliver(name, scheme, model) for scheme in ("w8a8", "fp32"))
     assert stored <= small.inspection.bytes_by_dtype["int8"] <= 1.05 * stored
-    assert (
-        small.inspection.bytes_by_dtype.get("float32", 0) <= 0.05 * full.inspection.bytes_by_dtype["float32"]
-    )
+    assert small.inspection.bytes_by_dtype.get("float32", 0) <= 0.05 * full.inspection.bytes_by_dtype["float32"]
     # 20 KB: the structure of a graph costs the same in both schemes, much of a small model's file.
     allowance = 20_000
-    if (
-        name == "openvino"
-    ):  # its structure is XML, about a kilobyte an operation: the weights are judged alone
+    if name == "openvino":  # its structure is XML, about a kilobyte an operation: the weights are judged alone
         sizes = [delivery.artifact.main.with_suffix(".bin").stat().st_size for delivery in (small, full)]
     else:
         sizes = [delivery.artifact.size_bytes for delivery in (small, full)]
@@ -204,9 +192,7 @@ def test_lowering_twice_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_an_artifact_is_found_again_in_its_folder(
-    deliver: Callable[[str, str, str], Delivery], name: str
-) -> None:
+def test_an_artifact_is_found_again_in_its_folder(deliver: Callable[[str, str, str], Delivery], name: str) -> None:
     artifact = deliver(name, "fp32", "mlp").artifact
     folder = next(parent for parent in artifact.main.parents if parent.name == "mlp")
     assert usable(name).find(folder) == artifact
@@ -268,9 +254,7 @@ def test_an_int8_tflite_file_is_float_outside_and_integer_inside(
     interpreter = Interpreter(str(delivery.artifact.main))
     runner = interpreter.get_signature_runner(next(iter(interpreter.get_signature_list())))
     ports = {**runner.get_input_details(), **runner.get_output_details()}
-    floats = {
-        spec.name for spec in (*delivery.program.inputs, *delivery.program.outputs) if spec.dtype == "float32"
-    }
+    floats = {spec.name for spec in (*delivery.program.inputs, *delivery.program.outputs) if spec.dtype == "float32"}
     assert floats
     assert {key for key, detail in ports.items() if detail["dtype"] is np.float32} == floats
     products = [operation for operation in delivery.inspection.operations if operation.macs]
@@ -419,8 +403,5 @@ def test_the_digest_helper_sees_a_difference(tmp_path: Path) -> None:
     changed = program.tensors()[name].clone()
     changed[0, 0] ^= 1
     program.module.register_buffer(name, changed)
-    files = [
-        lower(target, each, tmp_path / str(place)).main
-        for place, each in enumerate((quantized("mlp"), program))
-    ]
+    files = [lower(target, each, tmp_path / str(place)).main for place, each in enumerate((quantized("mlp"), program))]
     assert len({hashlib.sha256(file.read_bytes()).hexdigest() for file in files}) == 2

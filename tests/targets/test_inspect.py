@@ -77,9 +77,7 @@ def inspect(target: Target, program: Program, folder: Path) -> Inspection:
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("name", TARGETS)
-def test_multiply_accumulates_of_a_layer_are_those_worked_out_by_hand(
-    name: str, layer: str, tmp_path: Path
-) -> None:
+def test_multiply_accumulates_of_a_layer_are_those_worked_out_by_hand(name: str, layer: str, tmp_path: Path) -> None:
     target = usable(name)
     make, shapes, macs = LAYERS[layer]
     torch.manual_seed(0)
@@ -109,10 +107,7 @@ def test_stored_bytes_are_those_of_the_programs_weights(name: str, tmp_path: Pat
     program = folded("mlp")
     inspection = inspect(target, program, tmp_path)
     assert inspection.bytes_by_dtype["float32"] == program.weight_bytes()["float32"]
-    assert (
-        sum(operation.weight_bytes for operation in inspection.operations)
-        >= program.weight_bytes()["float32"]
-    )
+    assert sum(operation.weight_bytes for operation in inspection.operations) >= program.weight_bytes()["float32"]
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -141,9 +136,7 @@ def convert_without_config(program: Program, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            inputs: Any = {
-                spec.name: tensor for spec, tensor in zip(program.inputs, program.example, strict=True)
-            }
+            inputs: Any = {spec.name: tensor for spec, tensor in zip(program.inputs, program.example, strict=True)}
             litert_torch.convert(program.module.eval(), sample_kwargs=inputs).export(str(path))
     finally:
         logging.disable(level)

@@ -115,9 +115,7 @@ class ReferenceModel:
         self._run(inputs, states, observe)
         return values
 
-    def _run(
-        self, inputs: Mapping[str, Array], states: States | None, observe: Observer | None
-    ) -> dict[str, Array]:
+    def _run(self, inputs: Mapping[str, Array], states: States | None, observe: Observer | None) -> dict[str, Array]:
         self._check_names(inputs)
         environment = dict(self._constants)
         for name, (shape, dtype) in self.input_specs.items():

@@ -54,9 +54,7 @@ def look_up(indices: Tensor, lut: Tensor, vector_axis: int | None) -> Tensor:
 
 
 @mil("constexpr_affine_dequantize")
-def constexpr_affine_dequantize(
-    quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int
-) -> Tensor:
+def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int) -> Tensor:
     rank = quantized_data.dim()
     return (quantized_data - along_axis(zero_point, rank, axis)) * along_axis(scale, rank, axis)
 
@@ -89,9 +87,7 @@ def constexpr_lut_to_dense(
 
 
 @mil("constexpr_sparse_to_dense")
-def constexpr_sparse_to_dense(
-    nonzero_data: Tensor, mask: Tensor, opset: int, shape: list[int] | None = None
-) -> Tensor:
+def constexpr_sparse_to_dense(nonzero_data: Tensor, mask: Tensor, opset: int, shape: list[int] | None = None) -> Tensor:
     if opset < 18:
         assert shape is not None, "MIL asks for it before iOS 18"
         mask = unpack_bits(mask, 1, math.prod(shape)).reshape(shape)

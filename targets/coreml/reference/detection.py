@@ -66,12 +66,8 @@ def non_maximum_suppression(
         _selected(image, marks, iou_threshold, score_threshold, max_boxes, per_class_suppression)
         for image, marks in zip(boxes, scores, strict=True)
     ]
-    kept_boxes = torch.stack(
-        [_padded(image[kept], max_boxes, 0) for image, kept in zip(boxes, each, strict=True)]
-    )
-    kept_scores = torch.stack(
-        [_padded(marks[kept], max_boxes, 0) for marks, kept in zip(scores, each, strict=True)]
-    )
+    kept_boxes = torch.stack([_padded(image[kept], max_boxes, 0) for image, kept in zip(boxes, each, strict=True)])
+    kept_scores = torch.stack([_padded(marks[kept], max_boxes, 0) for marks, kept in zip(scores, each, strict=True)])
     indices = torch.stack([_padded(kept, max_boxes, -1) for kept in each])
     if opset >= 17:
         return kept_boxes.mT, kept_scores.mT, indices

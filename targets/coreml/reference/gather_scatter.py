@@ -74,16 +74,12 @@ def gather(
 
 
 @mil("gather_along_axis")
-def gather_along_axis(
-    x: Tensor, indices: Tensor, axis: int, opset: int, validate_indices: bool = False
-) -> Tensor:
+def gather_along_axis(x: Tensor, indices: Tensor, axis: int, opset: int, validate_indices: bool = False) -> Tensor:
     return torch.take_along_dim(x, _within(indices, x.shape[axis], opset), axis)
 
 
 @mil("gather_nd")
-def gather_nd(
-    x: Tensor, indices: Tensor, opset: int, batch_dims: int = 0, validate_indices: bool = False
-) -> Tensor:
+def gather_nd(x: Tensor, indices: Tensor, opset: int, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     """x[indices[i, ...]] for index vectors in the last dimension of `indices`."""
     if batch_dims == 0:
         depth = indices.shape[-1]
@@ -123,10 +119,7 @@ def scatter_along_axis(
 ) -> Tensor:
     """Each update moves along `axis` to the place that its index names."""
     axis %= data.dim()
-    places = [
-        torch.arange(size).reshape(-1, *[1] * (indices.dim() - at - 1))
-        for at, size in enumerate(indices.shape)
-    ]
+    places = [torch.arange(size).reshape(-1, *[1] * (indices.dim() - at - 1)) for at, size in enumerate(indices.shape)]
     places[axis] = _within(indices, data.shape[axis], opset)
     vectors = torch.stack([place.expand(indices.shape) for place in places], -1)
     position = _flat(vectors, data.shape, opset).flatten()

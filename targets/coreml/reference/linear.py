@@ -42,9 +42,7 @@ def einsum(values: tuple[Tensor, ...], equation: str) -> Tensor:
 
 
 @mil("scaled_dot_product_attention")
-def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None
-) -> Tensor:
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(E) + mask) v; a bool mask is 0 where true and -infinity where false."""
     similarity = torch.matmul(query, key.mT) / math.sqrt(query.shape[-1])
     if attn_mask is not None and attn_mask.dtype == torch.bool:
@@ -58,9 +56,7 @@ def scaled_dot_product_attention(
 def float_product_of_integers(op: Any) -> str | None:
     from coremltools.converters.mil.mil import types
 
-    operands = [
-        each for each in (op.inputs.get(name) for name in ("x", "y", "weight", "bias")) if each is not None
-    ]
+    operands = [each for each in (op.inputs.get(name) for name in ("x", "y", "weight", "bias")) if each is not None]
     if types.is_int(op.outputs[0].dtype) and any(types.is_float(each.dtype) for each in operands):
         return "floating-point constants with an integer result have no stated rounding"
     return None

@@ -41,9 +41,7 @@ def batch_norm(
 
 
 @mil("instance_norm")
-def instance_norm(
-    x: Tensor, epsilon: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None
-) -> Tensor:
+def instance_norm(x: Tensor, epsilon: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None) -> Tensor:
     gamma, beta = (None if each is None else along_channels(each, x.dim()) for each in (gamma, beta))
     return _scale_and_shift(_standardize(x, list(range(2, x.dim())), epsilon), gamma, beta)
 

@@ -79,9 +79,7 @@ class Block:
             step.run(environment, opset, observe)
         return [environment[key] for key in self.outputs]
 
-    def bind(
-        self, environment: Environment, opset: int, observe: Observer | None
-    ) -> Callable[..., list[Any]]:
+    def bind(self, environment: Environment, opset: int, observe: Observer | None) -> Callable[..., list[Any]]:
         """The block as a function of its inputs; what it computes is forgotten after each call."""
 
         def call(*values: Any) -> list[Any]:

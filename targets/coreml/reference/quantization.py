@@ -38,8 +38,6 @@ def quantize(
 
 
 @mil("dequantize")
-def dequantize(
-    input: Tensor, scale: Tensor, axis: int | None = None, zero_point: Tensor | None = None
-) -> Tensor:
+def dequantize(input: Tensor, scale: Tensor, axis: int | None = None, zero_point: Tensor | None = None) -> Tensor:
     whole = input if zero_point is None else input - along_axis(zero_point, input.dim(), axis)
     return whole * along_axis(scale, input.dim(), axis)

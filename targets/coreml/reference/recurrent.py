@@ -134,9 +134,7 @@ def lstm(
     names = (recurrent_activation, cell_activation, activation)
     gate, cell, out = (ACTIVATIONS[name.lower()] for name in names)
 
-    def run(
-        h: Tensor, c: Tensor, w: Tensor, r: Tensor, b: Tensor | None, p: Tensor | None, reverse: bool
-    ) -> Any:
+    def run(h: Tensor, c: Tensor, w: Tensor, r: Tensor, b: Tensor | None, p: Tensor | None, reverse: bool) -> Any:
         return _lstm_states(_steps(x, w, b, reverse), h, c, r, p, (gate, cell, out), clip)
 
     if direction != "bidirectional":

@@ -35,9 +35,7 @@ REDUCTIONS: dict[str, Reduce] = {
     "reduce_log_sum": lambda x, axes, keep: torch.log(_sum(x, axes, keep)),
     "reduce_log_sum_exp": lambda x, axes, keep: torch.logsumexp(x, axes, keepdim=keep),
     "reduce_max": lambda x, axes, keep: torch.amax(x, axes, keepdim=keep),
-    "reduce_mean": lambda x, axes, keep: torch.mean(
-        x if x.is_floating_point() else x.double(), axes, keepdim=keep
-    ),
+    "reduce_mean": lambda x, axes, keep: torch.mean(x if x.is_floating_point() else x.double(), axes, keepdim=keep),
     "reduce_min": lambda x, axes, keep: torch.amin(x, axes, keepdim=keep),
     "reduce_prod": _prod,
     "reduce_sum": _sum,

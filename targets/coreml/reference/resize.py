@@ -100,9 +100,7 @@ def resize_bilinear(x: Tensor, target_size_height: int, target_size_width: int, 
 
 
 @mil("resize")
-def resize(
-    x: Tensor, shape: list[int], resized_dims: int, interpolation_mode: str, sampling_mode: str
-) -> Tensor:
+def resize(x: Tensor, shape: list[int], resized_dims: int, interpolation_mode: str, sampling_mode: str) -> Tensor:
     """The last `resized_dims` dimensions take the last numbers of `shape`, where 0 keeps a dimension."""
     for back in range(1, resized_dims + 1):
         count = shape[-back] or x.shape[-back]

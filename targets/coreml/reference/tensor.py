@@ -61,9 +61,7 @@ def cumsum(x: Tensor, axis: int, exclusive: bool, reverse: bool) -> Tensor:
     x = x.flip(axis) if reverse else x
     sums = torch.cumsum(x, axis)
     if exclusive:
-        sums = torch.cat(
-            [torch.zeros_like(sums.narrow(axis, 0, 1)), sums.narrow(axis, 0, x.shape[axis] - 1)], axis
-        )
+        sums = torch.cat([torch.zeros_like(sums.narrow(axis, 0, 1)), sums.narrow(axis, 0, x.shape[axis] - 1)], axis)
     return sums.flip(axis) if reverse else sums
 
 
@@ -73,9 +71,7 @@ def non_zero(x: Tensor) -> Tensor:
 
 
 @mil("one_hot")
-def one_hot(
-    indices: Tensor, one_hot_vector_size: int, axis: int, on_value: Tensor, off_value: Tensor
-) -> Tensor:
+def one_hot(indices: Tensor, one_hot_vector_size: int, axis: int, on_value: Tensor, off_value: Tensor) -> Tensor:
     if bool(((indices < 0) | (indices >= one_hot_vector_size)).any()):
         raise UnclearError(f"an index lies outside of a vector of {one_hot_vector_size}")
     positions = torch.arange(one_hot_vector_size)

@@ -40,9 +40,7 @@ def test_conv_equals_torch(dimensions: int, groups: int, opset: str, tmp_path: P
         )
 
     padded = F.pad(doubled(x), [2, 1] * dimensions)
-    expected = CONV[dimensions](
-        padded, doubled(w), doubled(b), 2, 0, tuple([2] + [1] * (dimensions - 1)), groups
-    )
+    expected = CONV[dimensions](padded, doubled(w), doubled(b), 2, 0, tuple([2] + [1] * (dimensions - 1)), groups)
     assert_close(run(build, {"x": x}, tmp_path, opset), [expected.numpy()])
 
 

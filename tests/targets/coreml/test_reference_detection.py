@@ -41,9 +41,7 @@ def test_lower_boxes_are_dropped_and_the_rest_is_padded(tmp_path: Path) -> None:
     boxes, scores, indices, number = suppressed("iOS15", tmp_path, max_boxes=3)
     np.testing.assert_array_equal(indices, [[0, 2, -1]])
     np.testing.assert_array_equal(number, [2])
-    assert_close(
-        [boxes, scores], [np.pad(each[:, [0, 2]], [(0, 0), (0, 1), (0, 0)]) for each in (BOXES, SCORES)], 0
-    )
+    assert_close([boxes, scores], [np.pad(each[:, [0, 2]], [(0, 0), (0, 1), (0, 0)]) for each in (BOXES, SCORES)], 0)
 
 
 def test_classes_do_not_suppress_each_other(tmp_path: Path) -> None:

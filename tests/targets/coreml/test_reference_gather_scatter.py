@@ -133,9 +133,7 @@ def test_scatter_nd_applies_updates_in_order(mode: str, tmp_path: Path) -> None:
         "indices": np.array([[1, 1], [0, 3], [1, 1]], np.int32),
         "updates": normal(3, 2, seed=1),
     }
-    expected = scattered(
-        inputs["data"], [tuple(each) for each in inputs["indices"]], list(inputs["updates"]), mode
-    )
+    expected = scattered(inputs["data"], [tuple(each) for each in inputs["indices"]], list(inputs["updates"]), mode)
 
     def build(data: object, indices: object, updates: object) -> object:
         return mb.scatter_nd(data=data, indices=indices, updates=updates, mode=mode)

@@ -41,9 +41,7 @@ def test_every_function_takes_the_inputs_of_every_version(op: str) -> None:
     takes = set(KERNELS[op].takes)
     for version in set(SSAOpRegistry.core_ops[op].values()):
         stated = {name for name in version.input_spec.input_types if not name.startswith("_")}
-        assert stated - takes <= ({"bias"} if op == "conv_quantized" else set()), (
-            f"{op} of {version.__module__}"
-        )
+        assert stated - takes <= ({"bias"} if op == "conv_quantized" else set()), f"{op} of {version.__module__}"
 
 
 def test_opsets_are_those_of_coremltools() -> None:
@@ -127,9 +125,7 @@ def test_missing_package_is_named(tmp_path: Path) -> None:
 def adder(tmp_path: Path) -> ReferenceModel:
     inputs = {"left": normal(2, 3), "right": np.ones((2, 3), np.int32)}
     return ReferenceModel.load(
-        save(
-            lambda left, right: mb.add(x=left, y=mb.cast(x=right, dtype="fp32"), name="sum"), inputs, tmp_path
-        )
+        save(lambda left, right: mb.add(x=left, y=mb.cast(x=right, dtype="fp32"), name="sum"), inputs, tmp_path)
     )
 
 
@@ -163,9 +159,7 @@ def test_integer_that_does_not_fit_is_refused(adder: ReferenceModel) -> None:
 
 
 def test_wider_inputs_of_the_same_kind_are_taken(adder: ReferenceModel) -> None:
-    (total,) = adder.run(
-        {"left": normal(2, 3).astype(np.float64), "right": np.ones((2, 3), np.int64)}
-    ).values()
+    (total,) = adder.run({"left": normal(2, 3).astype(np.float64), "right": np.ones((2, 3), np.int64)}).values()
     np.testing.assert_allclose(total, normal(2, 3) + 1)
 
 
@@ -228,9 +222,7 @@ def test_flexible_dimension_takes_any_size(tmp_path: Path) -> None:
     assert model.input_specs["x"][0] == (-1, 3)
     for rows in (1, 5):
         (y,) = model.run({"x": normal(rows, 3)}).values()
-        np.testing.assert_allclose(
-            y, traced(torch.from_numpy(normal(rows, 3))).detach(), rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(y, traced(torch.from_numpy(normal(rows, 3))).detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_package_of_several_functions_runs_its_default(tmp_path: Path) -> None:
@@ -284,9 +276,7 @@ class Encoder(nn.Module):
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.tokens(ids) + self.positions(self.places))
-        q, k, v = (
-            layer(x).reshape(2, 12, 2, 8).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
+        q, k, v = (layer(x).reshape(2, 12, 2, 8).transpose(1, 2) for layer in (self.query, self.key, self.value))
         bias = (1.0 - mask[:, None, None].float()) * -10000.0
         attended = torch.softmax(q @ k.transpose(-1, -2) / 8**0.5 + bias, -1) @ v
         x = x + self.out(attended.transpose(1, 2).flatten(2))
@@ -311,9 +301,7 @@ TEXT = (
 SERIES = (normal(2, 7, 6),)
 
 
-def converted(
-    model: nn.Module, inputs: tuple[Array, ...], target: str, precision: str, folder: Path
-) -> ReferenceModel:
+def converted(model: nn.Module, inputs: tuple[Array, ...], target: str, precision: str, folder: Path) -> ReferenceModel:
     example = tuple(torch.from_numpy(each) for each in inputs)
     mlmodel = ct.convert(
         torch.jit.trace(model, example),

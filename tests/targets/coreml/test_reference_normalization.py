@@ -74,9 +74,7 @@ def test_l2_norm_equals_coremltools(rank: int, tmp_path: Path) -> None:
 def test_local_response_norm_equals_torch(size: int, tmp_path: Path) -> None:
     x = normal(2, 6, 3, 3)
     expected = F.local_response_norm(torch.from_numpy(x), size, alpha=0.3, beta=0.6, k=1.5).numpy()
-    actual = run(
-        lambda x: mb.local_response_norm(x=x, size=size, alpha=0.3, beta=0.6, k=1.5), {"x": x}, tmp_path
-    )
+    actual = run(lambda x: mb.local_response_norm(x=x, size=size, alpha=0.3, beta=0.6, k=1.5), {"x": x}, tmp_path)
     assert_close(actual, [expected])
 
 

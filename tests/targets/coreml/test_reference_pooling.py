@@ -53,9 +53,7 @@ def test_same_padding_stands_after_and_same_lower_before(tmp_path: Path) -> None
         kinds = ("same", "same_lower")
         return [mb.max_pool(x=x, kernel_sizes=[2], strides=[1], pad_type=kind) for kind in kinds]
 
-    assert_close(
-        run(build, {"x": x}, tmp_path), [np.float32([[[5, 5, 4, 4]]]), np.float32([[[1, 5, 5, 4]]])], 0
-    )
+    assert_close(run(build, {"x": x}, tmp_path), [np.float32([[[5, 5, 4, 4]]]), np.float32([[[1, 5, 5, 4]]])], 0)
 
 
 def test_average_counts_padding_unless_it_is_excluded(tmp_path: Path) -> None:
@@ -63,9 +61,7 @@ def test_average_counts_padding_unless_it_is_excluded(tmp_path: Path) -> None:
 
     def build(x: object) -> object:
         return [
-            mb.avg_pool(
-                x=x, kernel_sizes=[2], pad_type="custom", pad=[1, 0], exclude_padding_from_average=excluded
-            )
+            mb.avg_pool(x=x, kernel_sizes=[2], pad_type="custom", pad=[1, 0], exclude_padding_from_average=excluded)
             for excluded in (False, True)
         ]
 
@@ -74,9 +70,7 @@ def test_average_counts_padding_unless_it_is_excluded(tmp_path: Path) -> None:
 
 def test_l2_pool_is_the_root_of_the_sum_of_squares(tmp_path: Path) -> None:
     x = np.float32([[[3, 4, 12, 5]]])
-    actual = run(
-        lambda x: mb.l2_pool(x=x, kernel_sizes=[2], strides=[2], pad_type="valid"), {"x": x}, tmp_path
-    )
+    actual = run(lambda x: mb.l2_pool(x=x, kernel_sizes=[2], strides=[2], pad_type="valid"), {"x": x}, tmp_path)
     assert_close(actual, [np.float32([[[5, 13]]])])
 
 

@@ -194,9 +194,7 @@ def test_sparse_lookup_equals_coremltools(vector_axis: int | None, tmp_path: Pat
     def build() -> list[Any]:
         axis = None if vector_axis is None else np.int32(vector_axis)
         return listed(
-            mb.constexpr_lut_to_sparse(
-                indices_mask=mask, indices_nonzero_data=indices, lut=lut, vector_axis=axis
-            )
+            mb.constexpr_lut_to_sparse(indices_mask=mask, indices_nonzero_data=indices, lut=lut, vector_axis=axis)
         )
 
     for actual, expected in decompressed(build, tmp_path, "iOS18"):

@@ -42,9 +42,7 @@ def test_grid_is_the_one_in_the_notes(mode: str, points: list[float], tmp_path: 
 
 
 @pytest.mark.parametrize(("mode", "point"), [("ALIGN_CORNERS", 0.5), ("STRICT_ALIGN_CORNERS", 0.0)])
-def test_single_point_stands_in_the_middle_unless_corners_are_strict(
-    mode: str, point: float, tmp_path: Path
-) -> None:
+def test_single_point_stands_in_the_middle_unless_corners_are_strict(mode: str, point: float, tmp_path: Path) -> None:
     def build(x: object) -> object:
         return mb.resize_bilinear(x=x, target_size_height=1, target_size_width=1, sampling_mode=mode)
 
@@ -98,9 +96,7 @@ def test_upsample_bilinear_without_half_pixels_starts_at_the_pixels(tmp_path: Pa
 
 @pytest.mark.parametrize("factors", [(2, 3), (3.17, 0.67), (2.0, 1.12)], ids=str)
 def test_upsample_nearest_equals_torch(factors: Any, tmp_path: Path) -> None:
-    size = [
-        int(np.floor(np.float32(factor) * length)) for factor, length in zip(factors, (5, 7), strict=True)
-    ]
+    size = [int(np.floor(np.float32(factor) * length)) for factor, length in zip(factors, (5, 7), strict=True)]
     expected = F.interpolate(torch.from_numpy(X), size=size, mode="nearest")
 
     def build(x: object) -> object:
@@ -362,9 +358,7 @@ def test_crop_resize_pads_each_point_outside(opset: str, tmp_path: Path) -> None
 )
 def test_boxes_mean_the_same_in_every_convention(mode: str, box: list[float], tmp_path: Path) -> None:
     boxes = np.float32([[0, *box]])
-    actual = cropped(
-        tmp_path, "iOS17", boxes, 2, sampling_mode="STRICT_ALIGN_CORNERS", box_coordinate_mode=mode
-    )
+    actual = cropped(tmp_path, "iOS17", boxes, 2, sampling_mode="STRICT_ALIGN_CORNERS", box_coordinate_mode=mode)
     np.testing.assert_allclose(actual.flatten(), [5, 8, 9, 12])
 
 

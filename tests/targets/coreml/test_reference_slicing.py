@@ -176,7 +176,5 @@ def test_sliding_windows_stand_behind_their_axis(tmp_path: Path) -> None:
 
 def test_slice_beyond_a_dimension_is_refused(tmp_path: Path) -> None:
     inputs = {"x": X, "begin": np.array([2, 0, 0], np.int32)}
-    with pytest.raises(
-        TargetError, match="does not run slice_by_size: the slice 2:4 leaves a dimension of 3"
-    ):
+    with pytest.raises(TargetError, match="does not run slice_by_size: the slice 2:4 leaves a dimension of 3"):
         run(lambda x, begin: mb.slice_by_size(x=x, begin=begin, size=[2, 4, 5]), inputs, tmp_path)
