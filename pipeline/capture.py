@@ -237,7 +237,7 @@ def _program_of(exported: torch.export.ExportedProgram, names: tuple[str, ...]) 
             node.target = name
         module.recompile()
     inputs = tuple(TensorSpec.of(str(node.target), node.meta["val"]) for node in placeholders)
-    returned = module.graph.output_node().args[0]
+    returned: Any = module.graph.output_node().args[0]
     outputs = tuple(TensorSpec.of(name, node.meta["val"]) for name, node in zip(output_names, returned, strict=True))
     program = Program(module, inputs, outputs, example)
     program.erase_dead()

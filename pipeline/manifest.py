@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from edgewright.pipeline.release import Preprocess
 from edgewright.pipeline.results import Comparison, Figure, MetricResult, PassRecord, Record
 
@@ -37,8 +39,8 @@ class Vectors(Record):
 class Measurements(Record):
     """Figures of this run; the one part of a manifest that differs between two equal builds."""
 
-    latency_ms: dict[str, Figure] = {}
-    memory_bytes: dict[str, Figure] = {}
+    latency_ms: dict[str, Figure] = Field(default_factory=dict)
+    memory_bytes: dict[str, Figure] = Field(default_factory=dict)
 
 
 class Manifest(Record):

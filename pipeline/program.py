@@ -193,6 +193,12 @@ def functional(exported: torch.export.ExportedProgram) -> torch.export.ExportedP
     return decomposed
 
 
+def _listed(output: Node) -> tuple[object, ...]:
+    returned = output.args[0]
+    assert isinstance(returned, tuple | list), "an exported graph returns a flat sequence"
+    return tuple(returned)
+
+
 def flat_module(exported: torch.export.ExportedProgram) -> GraphModule:
     """The exported graph with its weights as attributes, taking and returning flat tuples of tensors."""
     module = exported.module(check_guards=False)
@@ -205,7 +211,7 @@ def flat_module(exported: torch.export.ExportedProgram) -> GraphModule:
         if isinstance(written, Node) and written.op == "placeholder" and not node.users:
             module.graph.erase_node(node)  # a write into an input is no result of the model
     output = module.graph.output_node()
-    output.args = (tuple(arg for arg in output.args[0] if isinstance(arg, Node)),)
+    output.args = (tuple(arg for arg in _listed(output) if isinstance(arg, Node)),)
     for node in module.graph.nodes:
         node.target = STANDARD_FORMS.get(node.target, node.target)
     # A new module: the exported one checks its inputs against the nested signature that we took away.

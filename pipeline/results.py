@@ -12,7 +12,7 @@ Status = Literal["passed", "missed", "undecided", "failed", "refused"]
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class Figure(Record):

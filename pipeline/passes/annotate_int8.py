@@ -125,7 +125,7 @@ PROBABILITY = FixedQParamsQuantizationSpec(
 
 
 @dataclass
-class Int8Annotator(Quantizer):
+class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
     """The annotator that PT2E's prepare step calls.
 
     Args:
@@ -178,7 +178,7 @@ class Int8Annotator(Quantizer):
 
     def _layer(self, node: Node) -> None:
         data, weight = node.args[0], node.args[1]
-        if not isinstance(weight, Node) or weight.op != "get_attr":
+        if not isinstance(data, Node) or not isinstance(weight, Node) or weight.op != "get_attr":
             self.skipped.append((node.name, "its weight is computed, not constant"))
             return
         axis = 1 if node.target is aten.conv_transpose2d.input else 0
@@ -213,14 +213,13 @@ class Int8Annotator(Quantizer):
 
     def _move(self, node: Node) -> None:
         source = node.args[0]
-        if source not in self._quantized or not _keeps_values(node):
+        if not isinstance(source, Node) or source not in self._quantized or not _keeps_values(node):
             return
         shared = SharedQuantizationSpec((source, node))
         self._write(node, {source: self._activation(source)}, shared, chain=source in self._chain)
 
     def _concatenate(self, node: Node) -> None:
-        parts = node.args[0]
-        assert isinstance(parts, list | tuple), "a list by schema"
+        parts = node.all_input_nodes
         if not parts or any(part not in self._chain for part in parts):
             return
         first = parts[0]
@@ -285,7 +284,7 @@ def _annotation(node: Node) -> bool:
 def _keeps_values(node: Node) -> bool:
     """True when a node only moves values; padding does when it pads with zeros, which every encoding can express."""
     if node.target is aten.constant_pad_nd.default:
-        return len(node.args) < 3 or node.args[2] == 0
+        return len(node.args) < 3 or bool(node.args[2] == 0)
     if node.target is aten.pad.default:
         return len(node.args) < 3 or (node.args[2] == "constant" and (len(node.args) < 4 or not node.args[3]))
     return node.target is not operator.getitem

@@ -73,9 +73,9 @@ def _is_identity(node: Node) -> bool:
     if not isinstance(before, Tensor) or not isinstance(after, Tensor):
         return False
     # The same shape and dtype: a slice or pad of the same size reads the same elements only from offset 0.
-    same = tuple(before.shape) == tuple(after.shape) and dtype_name(before.dtype) == dtype_name(after.dtype)
+    same = list(before.shape) == list(after.shape) and dtype_name(before.dtype) == dtype_name(after.dtype)
     if node.target in (aten.constant_pad_nd.default, aten.pad.default):
-        return same and all(amount == 0 for amount in node.args[1])  # type: ignore[union-attr]
+        return same and not any(node.args[1])  # type: ignore[arg-type]
     if node.target is aten.slice.Tensor:
-        return same and (len(node.args) < 5 or node.args[4] == 1)
+        return same and (len(node.args) < 5 or bool(node.args[4] == 1))
     return same

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.fx import Node
@@ -47,7 +49,7 @@ def insert_call(program: Program, before: Node, target: object, *args: object, l
         if key in origin.meta:
             node.meta[key] = origin.meta[key]
     # On "meta", since the fake tensors of different tracing modes do not mix.
-    shapes = torch.fx.node.map_arg(args, lambda arg: torch.empty_like(arg.meta["val"], device="meta"))
+    shapes: Any = torch.fx.node.map_arg(node.args, lambda arg: torch.empty_like(arg.meta["val"], device="meta"))
     node.meta["val"] = target(*shapes)  # type: ignore[operator]
     return node
 

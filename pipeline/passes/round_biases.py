@@ -20,7 +20,8 @@ LARGEST = 2**31 - 1
 
 @dataclass(frozen=True)
 class RoundBiases:
-    """Given: conv(dequantize(x, s_x), dequantize(w, s_w), b). Result: the same with b rounded to multiples of s_x * s_w.
+    """Given: conv(dequantize(x, s_x), dequantize(w, s_w), b).
+    Result: the same with b rounded to multiples of s_x * s_w.
 
     Integer runtimes keep the bias as int32 with exactly that scale. With the rounding in the graph, they compute the
     graph's numbers, not numbers near them.
@@ -60,4 +61,5 @@ def _bias_scale(program: Program, node: Node) -> Tensor | None:
         return None
     scales = weight.args[1]
     assert isinstance(scales, Node), "per-channel scales are a constant"
-    return program.tensor(scales).double() * float(data.args[1])  # type: ignore[arg-type]
+    step = float(data.args[1])  # type: ignore[arg-type]
+    return program.tensor(scales).double().mul(step)

@@ -75,6 +75,6 @@ def _divide(program: Program, source: Node, layers: list[Node], factor: Tensor) 
         return
     first = min(layers, key=list(program.graph.nodes).index)
     inverse = add_constant(program, f"{source.name}_smoothing", 1.0 / factor, first)
-    divided = insert_call(program, first, aten.mul.Tensor, source, inverse)
+    smoothed = insert_call(program, first, aten.mul.Tensor, source, inverse)
     for layer in layers:
-        layer.replace_input_with(source, divided)
+        layer.replace_input_with(source, smoothed)

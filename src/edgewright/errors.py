@@ -69,7 +69,7 @@ class DeviceError(EdgewrightError):
 
 
 class TargetError(EdgewrightError):
-    """An unknown target, a runtime that is not installed, or a program that a target refuses (`refusals` says where)."""
+    """An unknown target, a runtime that is not installed, or a program that a target refuses (see `refusals`)."""
 
     refusals: tuple[Refusal, ...] = ()
 

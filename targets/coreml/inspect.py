@@ -21,7 +21,7 @@ PRODUCTS = {"conv", "conv_transpose", "linear", "matmul"}
 
 
 def inspect_mlpackage(path: Path) -> Inspection:
-    """Read a package of our own or of others. No runtime is asked: Core ML tells its placement on Apple devices only."""
+    """Read a package, ours or not. No runtime is asked: Core ML tells its placement on Apple devices only."""
     import coremltools
     from coremltools.converters.mil.frontend.milproto.load import load
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgewright.pipeline.program import Program
+from edgewright.targets.coreml.compact import share_constants
 
 AUTHOR = "com.apple.CoreML"
 DTYPES = "edgewright.dtypes"
@@ -52,6 +53,7 @@ def _write_stable(data: Path, path: Path, dtypes: str) -> None:
 
     spec = Model_pb2.Model()
     spec.ParseFromString((data / "model.mlmodel").read_bytes())
+    share_constants(spec)
     spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
     spec.description.metadata.userDefined[DTYPES] = dtypes
     folder = path / "Data" / AUTHOR

@@ -30,7 +30,10 @@ def inspect_ir(path: Path) -> Inspection:
     import openvino
 
     model = openvino.Core().read_model(str(path))
-    steps, sizes, constants, by_dtype = [], {}, {}, {}
+    steps: list[Step] = []
+    sizes: dict[str, int] = {}
+    constants: dict[str, int] = {}
+    by_dtype: dict[str, int] = {}
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
         reads = tuple(_value(port.get_source_output()) for port in node.inputs())

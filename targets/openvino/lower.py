@@ -30,7 +30,7 @@ def write_ir(program: Program, path: Path) -> None:
 
 
 def _name_stably(model: Any) -> None:
-    """OpenVINO numbers nameless nodes through the life of the process ("Constant_2484"); the place is the same always."""
+    """OpenVINO numbers nameless nodes through the life of the process ("Constant_2484"); their place is stable."""
     model.set_friendly_name("main")
     for place, node in enumerate(model.get_ordered_ops()):
         if re.fullmatch(r"[A-Z][A-Za-z]*_\d+", node.get_friendly_name()):

@@ -48,7 +48,9 @@ def inspect_tflite(path: Path) -> Inspection:
         for index, tensor in enumerate(graph.tensors)
         if model.buffers[tensor.buffer].data is not None and len(model.buffers[tensor.buffer].data) > 0
     }
-    sizes, constants, by_dtype = {}, {}, {}
+    sizes: dict[str, int] = {}
+    constants: dict[str, int] = {}
+    by_dtype: dict[str, int] = {}
     for index, tensor in enumerate(graph.tensors):
         dtype = dtypes[tensor.type]
         size = (prod(_shape(tensor)) * BITS.get(dtype, 0) + 7) // 8
