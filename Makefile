@@ -6,21 +6,25 @@ RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench schemas clean help
 
-demo: $(STAMP)
+demo: $(STAMP)  ## export examples/digits to dist/demo: four packages, release.json, report.html
 	$(RUN)/edgewright export examples/digits/release.toml --out dist/demo
 
-test: lint
+test: lint  ## lint, types and all tests
 	$(RUN)/pytest -n 2 --dist worksteal
 
-lint: $(STAMP)
+lint: $(STAMP)  ## ruff and mypy --strict
 	$(RUN)/ruff check .
 	$(RUN)/mypy
 
-bench: $(STAMP)
-	$(RUN)/python bench/export.py
-	$(RUN)/python bench/prediction.py
+# As modules: each imports its neighbours in bench/.
+bench: $(STAMP)  ## time and memory of exports; the latency predictor against published measurements
+	$(RUN)/python -m bench.export
+	$(RUN)/python -m bench.prediction
+
+schemas: $(STAMP)  ## write pipeline/schemas/*.json anew from the models
+	$(RUN)/python -m edgewright.pipeline.schemas
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,5 +32,8 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(RUN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $(STAMP)
 
-clean:
+clean:  ## remove .venv, dist and build
 	rm -rf $(VENV) dist build
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F '\t' '{ printf "%-8s %s\n", $$1, $$2 }'

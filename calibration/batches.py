@@ -47,8 +47,8 @@ def load_samples(source: str, ports: Sequence[Port], samples: int, key: str) -> 
                 got=type(batch).__name__,
                 where=f"{key}, item {number}",
             )
-        arrays = _checked(batch, ports, f"{key}, item {number}")
-        found += islice(_split(arrays, ports), samples - len(found))
+        where = f"{key}, item {number}"
+        found += islice(_split(_checked(batch, ports, where), ports, where), samples - len(found))
         if len(found) >= samples:
             break
     if not found:
@@ -126,14 +126,22 @@ def _fitting(array: np.ndarray[Any, Any], port: Port, where: str) -> np.ndarray[
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         first = np.argwhere(~np.isfinite(array))[0].tolist()
         raise CalibrationError("the data has NaN or infinite values", got=f"first at {first}", where=place)
+    if wanted.kind in "iu" and array.size:
+        limits = np.iinfo(wanted)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            got = f"{array.min()} to {array.max()}"
+            raise CalibrationError(f"values that {wanted} cannot hold", got=got, where=place)
     return array.astype(wanted, copy=False)
 
 
-def _split(arrays: Sample, ports: Sequence[Port]) -> Iterator[Sample]:
+def _split(arrays: Sample, ports: Sequence[Port], where: str) -> Iterator[Sample]:
     """Cut along the leading named dimension; inputs without one go with every sample."""
     batched = [port.name for port in ports if port.shape and isinstance(port.shape[0], str)]
     if not batched:
         yield arrays
         return
-    for row in range(len(arrays[batched[0]])):
+    rows = {name: len(arrays[name]) for name in batched}
+    if len(set(rows.values())) > 1:
+        raise CalibrationError("the inputs hold different numbers of samples", got=rows, where=where)
+    for row in range(rows[batched[0]]):
         yield {name: array[row : row + 1] if name in batched else array for name, array in arrays.items()}

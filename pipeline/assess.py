@@ -13,7 +13,7 @@ from edgewright.errors import EdgewrightError
 from edgewright.pipeline import limits
 from edgewright.pipeline.arrays import load_samples_file
 from edgewright.pipeline.environment import versions_of
-from edgewright.pipeline.jobs import run_job
+from edgewright.pipeline.jobs import JOBS, run_job
 from edgewright.pipeline.low_precision import low_precision_share
 from edgewright.pipeline.manifest import Manifest, Measurements, PortRecord, Vectors
 from edgewright.pipeline.measure import Measurement
@@ -70,7 +70,7 @@ def assess(
     ran: Provenance = job["provenance"]
     inspection = read_inspection(job["inspection"])
     artifact = delivery.target.find(staging / delivery.label / ARTIFACT)
-    found = load_samples_file(staging / "jobs" / delivery.label / "outputs.npz")
+    found = load_samples_file(staging / JOBS / delivery.label / "outputs.npz")
     compression = compare(subject.original_outputs, subject.compressed_outputs)
     lowering = compare(subject.compressed_outputs, found)
     end_to_end = compare(subject.original_outputs, found)
@@ -141,7 +141,7 @@ def _figures(
     memory: dict[str, Figure] = {}
     section = delivery.section
     if job["provenance"] != "reference":
-        folder = staging / "jobs" / f"{delivery.label}.measure"
+        folder = staging / JOBS / delivery.label / "measure"
         folder.mkdir()
         first = folder / "sample.npz"
         with first.open("wb") as file:
@@ -286,7 +286,7 @@ def _stage_package(
     samples = subject.validation[:VECTOR_SAMPLES]
     expected = subject.compressed_outputs[: len(samples)]
     write_vectors(folder / VECTORS, samples, expected)
-    found = load_samples_file(staging / "jobs" / delivery.label / "outputs.npz")[: len(samples)]
+    found = load_samples_file(staging / JOBS / delivery.label / "outputs.npz")[: len(samples)]
     reached = compare(expected, found).sqnr_db - VECTOR_SLACK_DB
     assert result.compression and result.lowering and result.end_to_end and result.low_precision_share, "assessed"
     declared = {} if subject.part else {port.name: port for port in material.release.model.inputs}

@@ -7,8 +7,6 @@ import hashlib
 import inspect
 import keyword
 import re
-import sysconfig
-import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from edgewright.errors import CaptureError, CheckpointError
 from edgewright.pipeline.naming import key_name, output_name
 from edgewright.pipeline.program import Program, TensorSpec, flat_module, functional
+from edgewright.pipeline.user_code import user_line
 
 ExampleInputs = Sequence[Any] | Mapping[str, Any]
 
@@ -135,16 +134,7 @@ def _way_out(error: BaseException) -> str:
 
 def _user_line(error: BaseException, model: nn.Module) -> str | None:
     """The innermost frame of the traceback that is the user's own code, as `file:line, in function: source`."""
-    library = sysconfig.get_paths()["purelib"], sysconfig.get_paths()["stdlib"]
-    ours = Path(__file__).resolve().parent
-    mine = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((*library, "<")) and not Path(frame.filename).resolve().is_relative_to(ours)
-    ]
-    if not mine:
-        return inspect.getsourcefile(type(model))
-    return f"{mine[-1].filename}:{mine[-1].lineno}, in {mine[-1].name}: {mine[-1].line}"
+    return user_line(error) or inspect.getsourcefile(type(model))
 
 
 def refuse_untraceable(

@@ -39,7 +39,8 @@ def main() -> NoReturn:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    # A file or a pipe has no width of its own: give tables room there.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 
 
 def _version(wanted: bool) -> None:

@@ -35,12 +35,19 @@ def compress(
         RecipeError, PassError, CalibrationError.
     """
     passes = build_passes(recipe)
-    return run_passes(program, passes, Context([_tensors(batch, program) for batch in batches], seed))
+    return run_passes(program, passes, Context([fitting_tensors(batch, program) for batch in batches], seed))
 
 
-def _tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) -> dict[str, Tensor]:
+def fitting_tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) -> dict[str, Tensor]:
+    """A batch as tensors by name.
+
+    Raises:
+        CalibrationError: other names, another number of values, another shape or dtype, NaN or infinity.
+    """
     names = [spec.name for spec in program.inputs]
-    values = dict(batch) if isinstance(batch, Mapping) else dict(zip(names, batch, strict=False))
+    if not isinstance(batch, Mapping) and len(batch) != len(names):
+        raise CalibrationError("a batch has another number of inputs", got=len(batch), expected=", ".join(names))
+    values = dict(batch) if isinstance(batch, Mapping) else dict(zip(names, batch, strict=True))
     if sorted(values) != sorted(names):
         raise CalibrationError(
             "a batch has other names than the model's inputs",

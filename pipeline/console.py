@@ -51,8 +51,8 @@ class Stopwatch:
 
 def print_result(console: Console, result: ReleaseResult, out: Path) -> None:
     table = Table(title=escape(result.name), title_justify="left")
-    for column in ("delivery", "status"):
-        table.add_column(column)
+    table.add_column("delivery", no_wrap=True)
+    table.add_column("status", no_wrap=True)
     for column in ("metric", "drop", "dB to original", "int share", "size", "host p50", "device (predicted)"):
         table.add_column(column, justify="right")
     for delivery in result.deliveries:
@@ -92,7 +92,7 @@ def _milliseconds(figure: Figure | None) -> str:
 
 def print_verification(console: Console, found: Verification) -> None:
     for fault in found.faults:
-        console.print(f"[red]changed[/] {escape(fault)}")
+        console.print(f"[red]fault[/] {escape(fault)}")
     for name, value in found.outputs.items():
         floor = found.manifest.vectors.floor_db
         word = "[green]passed[/]" if value >= floor else "[red]missed[/]"

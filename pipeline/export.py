@@ -14,20 +14,21 @@ from pathlib import Path
 
 from edgewright import __version__
 from edgewright.calibration.batches import Sample, digest_of, load_samples
-from edgewright.errors import CalibrationError
+from edgewright.errors import CalibrationError, LoweringError
 from edgewright.pipeline.assess import assess, failed
 from edgewright.pipeline.deliver import Delivery
 from edgewright.pipeline.environment import describe_host, versions_of
-from edgewright.pipeline.jobs import run_job, stop_jobs
+from edgewright.pipeline.jobs import JOBS, run_job, stop_jobs
 from edgewright.pipeline.metric import Metric, MetricInput, Swap
 from edgewright.pipeline.package import publish, sha256_of
 from edgewright.pipeline.passes.runner import Ran
 from edgewright.pipeline.plan import Plan, PlannedDelivery, check_output_folder, make_plan
-from edgewright.pipeline.release import Release, read_release
+from edgewright.pipeline.quiet import quiet
+from edgewright.pipeline.release import Release, locate_files, read_release
 from edgewright.pipeline.report import render_report
 from edgewright.pipeline.results import DeliveryResult, PassRecord, ReleaseResult
 from edgewright.pipeline.sources import add_import_roots, load_model
-from edgewright.pipeline.subject import Subject, part_of, whole_model
+from edgewright.pipeline.subject import Subject, part_of, saved_program, whole_model
 
 RESULT, REPORT = "release.json", "report.html"
 Progress = Callable[[str], None]
@@ -86,10 +87,13 @@ def export(
     out = Path(out)
     file = Path(release)
     content = read_release(file)
-    add_import_roots(Path.cwd(), file.resolve().parent)
+    roots = (Path.cwd(), file.resolve().parent)
+    add_import_roots(*roots)
     stages = Stages(progress)
     with stages("plan"):
-        plan = make_plan(content)
+        with quiet():  # the user's modules and ours import torchao and transformers, which talk on import
+            plan = make_plan(content)
+        is_new = not out.exists()
         check_output_folder(out)
     import torch
 
@@ -98,18 +102,23 @@ def export(
     staging = out / f".edgewright-{os.getpid()}"
     staging.mkdir()
     try:
-        material = _load(content, plan, stages, trust_input)
+        material = _load(content, plan, stages, trust_input, roots)
         deliveries = _deliver(material, staging, stages, strict, timeout_s)
         result = _result(material, deliveries, stages)
         _publish(result, staging, out)
     finally:
         stop_jobs()
         shutil.rmtree(staging, ignore_errors=True)
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
     return result
 
 
-def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None) -> Material:
-    model, ports = release.model, release.model.inputs
+def _load(
+    release: Release, plan: Plan, stages: Stages, trust_input: str | None, roots: tuple[Path, ...]
+) -> Material:
+    located = locate_files(release, roots)
+    model, ports = located.model, release.model.inputs
     with stages("data"):
         if release.calibration is None and release.validation is None:
             raise CalibrationError(
@@ -118,17 +127,17 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None)
             )
         kept = {
             key: load_samples(section.data, ports, section.samples, f"{key}.data")
-            for key, section in (("calibration", release.calibration), ("validation", release.validation))
+            for key, section in (("calibration", located.calibration), ("validation", located.validation))
             if section is not None
         }
         calibration = kept.get("calibration", kept.get("validation", []))
         validation = kept.get("validation", calibration)
-    roots = (str(Path.cwd()),)
     metric = None
     if release.quality.metric:
-        metric = Metric(release.quality.metric, tuple(MetricInput(p.name, p.shape, p.dtype) for p in ports), roots)
+        inputs = tuple(MetricInput(port.name, port.shape, port.dtype) for port in ports)
+        metric = Metric(release.quality.metric, inputs, tuple(map(str, roots)))
     with stages("capture"):
-        subjects = _subjects(release, plan, calibration, validation, trust_input)
+        subjects = _subjects(located, plan, calibration, validation, trust_input)
     for subject in subjects.values():
         with stages("compress"):
             subject.compress(plan.passes, release.seed, stages.progress)
@@ -147,13 +156,11 @@ def _subjects(
     release: Release, plan: Plan, calibration: list[Sample], validation: list[Sample], trust_input: str | None
 ) -> dict[str | None, Subject]:
     model = release.model
+    wanted = {delivery.section.part for delivery in plan.deliveries}
     if model.source.endswith(".pt2"):
-        from edgewright.pipeline.capture import capture
-
-        return {None: Subject(None, capture(model.source, trust_input=trust_input), calibration, validation)}
+        return {None: saved_program(Path(model.source), trust_input, calibration, validation)}
     module = load_model(model.source, model.checkpoint)
     subjects: dict[str | None, Subject] = {}
-    wanted = {delivery.section.part for delivery in plan.deliveries}
     if None in wanted:
         subjects[None] = whole_model(module, calibration, validation)
     for part in model.parts:
@@ -165,15 +172,15 @@ def _subjects(
 
 def _deliver(material: Material, staging: Path, stages: Stages, strict: bool, timeout_s: float) -> list[DeliveryResult]:
     """Converters run side by side, two at a time; the references of the graphs are run meanwhile."""
+    jobs: dict[str, Future[dict[str, object]]] = {}
     with ThreadPoolExecutor(max_workers=2) as pool:
         try:
             with stages("lower and verify"):
+                (staging / JOBS).mkdir()
                 for subject in material.subjects.values():
-                    subject.save(staging)
-                jobs = {
-                    delivery.label: pool.submit(_run, material, delivery, staging, timeout_s)
-                    for delivery in material.plan.deliveries
-                }
+                    subject.save(staging / JOBS)
+                for delivery in material.plan.deliveries:
+                    jobs[delivery.label] = pool.submit(_run, material, delivery, staging, timeout_s)
                 for subject in material.subjects.values():
                     subject.run_references(material.metric)
                 for label, job in jobs.items():
@@ -185,8 +192,10 @@ def _deliver(material: Material, staging: Path, stages: Stages, strict: bool, ti
                     for delivery in material.plan.deliveries
                 ]
         except BaseException:
-            stop_jobs()
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(job.done() for job in jobs.values()):  # one may be about to start
+                stop_jobs()
+                time.sleep(0.05)
             raise
 
 
@@ -205,7 +214,7 @@ def _run(material: Material, delivery: PlannedDelivery, staging: Path, timeout_s
         swap=subject.swap,
         threads=delivery.section.threads,
     )
-    return run_job("deliver", job, staging / "jobs" / delivery.label, timeout_s)
+    return run_job("deliver", job, staging / JOBS / delivery.label, timeout_s)
 
 
 def _wait(job: Future[dict[str, object]]) -> None:
@@ -226,7 +235,10 @@ def _finish(
     if error is not None:
         return failed(delivery, error)
     stages.progress(f"measure {delivery.label}")
-    return assess(material, delivery, job.result(), staging, strict)
+    try:
+        return assess(material, delivery, job.result(), staging, strict)
+    except LoweringError as error:  # the file ran, and its measurement crashed
+        return failed(delivery, error)
 
 
 def _result(material: Material, deliveries: list[DeliveryResult], stages: Stages) -> ReleaseResult:

@@ -55,7 +55,7 @@ def _load(folder: Path, config: dict[str, object]) -> nn.Module:
     names = config.get("architectures") or []
     name = str(names[0]) if isinstance(names, list) and names else ""
     kind = getattr(transformers, name, None)
-    if kind is None:
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise CaptureError(
             "transformers has no such architecture", got=name or "none named", where=folder / "config.json"
         )
@@ -65,7 +65,7 @@ def _load(folder: Path, config: dict[str, object]) -> nn.Module:
         model, loading = kind.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # damaged weights and impossible configurations fail in the library's own ways
         raise CheckpointError("the folder cannot be loaded", got=str(error).split("\n")[0], where=folder) from error
     faults = {
         key: sorted(map(str, loading.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgewright.errors import TargetError
+from edgewright.pipeline.verify import open_package, read_manifest
 from edgewright.targets import get_target, require_runtime
 from edgewright.targets.base import Artifact, Inspection
 
@@ -12,11 +13,15 @@ SUFFIXES = {".onnx": "onnx", ".tflite": "tflite", ".xml": "openvino", ".mlpackag
 
 
 def inspect_path(path: Path) -> Inspection:
-    """Inspect a package folder of ours, or a model file by its suffix.
+    """Inspect a package of ours (a folder or its zip), or a model file by its suffix.
 
     Raises:
+        PackageError: a zip that is no package.
         TargetError: no such file, an unknown kind, a missing runtime, or a file that its runtime cannot read.
     """
+    if path.is_file() and path.suffix == ".zip":
+        with open_package(path) as folder:
+            return inspect_path(folder)
     artifact = _artifact(path)
     target = get_target(artifact.target)
     require_runtime(target)
@@ -34,8 +39,6 @@ def _artifact(path: Path) -> Artifact:
     if not path.exists():
         raise TargetError("no such file", got=path)
     if path.is_dir() and (path / "manifest.json").is_file():
-        from edgewright.pipeline.verify import read_manifest
-
         manifest = read_manifest(path)
         return get_target(manifest.target).find((path / manifest.artifact).parent)
     name = SUFFIXES.get(path.suffix)

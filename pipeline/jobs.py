@@ -15,6 +15,8 @@ from typing import Any
 
 from edgewright.errors import LoweringError
 
+JOBS = ".jobs"  # below the staging folder; no delivery's name starts with a dot
+
 _live: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
 

@@ -59,7 +59,8 @@ def make_plan(release: Release) -> Plan:
             require_runtime(target)
             profile = load_profile(section.device)
             runtime_of(profile, section.target)
-            refuse_schemes(target, scheme_names(release.compress))
+            if passes:
+                refuse_schemes(target, scheme_names(release.compress))
             deliveries.append(PlannedDelivery(section, profile, target))
     names = [("model.source", release.model.source), ("quality.metric", release.quality.metric)]
     names += [("calibration.data", release.calibration.data if release.calibration else None)]

@@ -26,7 +26,10 @@ def predictor(run: Run, ports: Sequence[Port]) -> Callable[[Mapping[str, Any]], 
     batched = [port.name for port in ports if port.shape and isinstance(port.shape[0], str)]
 
     def predict(inputs: Mapping[str, Any]) -> Arrays:
-        arrays = {port.name: np.asarray(inputs[port.name]) for port in ports}
+        arrays = {
+            port.name: np.asarray(inputs[port.name]).astype(port.dtype, casting="same_kind", copy=False)
+            for port in ports
+        }
         if not batched:
             return run(arrays)
         results = []

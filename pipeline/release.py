@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgewright.errors import ReleaseError
 from edgewright.problems import problems_of
 
 Positive = Annotated[float, Field(gt=0)]
+RESERVED = frozenset({"release.json", "report.html"})
 
 
 class Section(BaseModel):
@@ -37,8 +39,14 @@ class InputSection(Section):
     dtype: Literal["float32", "float16", "int64", "int32", "bool", "uint8", "int8"] = "float32"
     preprocess: Preprocess | None = None
 
-    def size(self) -> tuple[int, ...]:
-        return tuple(1 if isinstance(size, str) else size for size in self.shape)
+    @field_validator("shape")
+    @classmethod
+    def _only_the_batch_is_named(cls, shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
+        if any(isinstance(size, str) for size in shape[1:]):
+            raise ValueError("only the first dimension can be named (the batch): give the others their sizes")
+        if any(isinstance(size, int) and size < 1 for size in shape):
+            raise ValueError("sizes are at least 1")
+        return shape
 
 
 class Part(Section):
@@ -78,7 +86,7 @@ class DeliverSection(Section):
     device: str
     target: str
     part: str | None = None
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")] | None = None
     latency_ms: Positive | None = None
     memory_mb: Positive | None = None
     size_mb: Positive | None = None
@@ -107,6 +115,18 @@ class Release(Section):
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(f"two deliveries are called {', '.join(twice)}: give each a name of its own")
+        taken = sorted(label for label in labels if label in RESERVED or label.endswith(".zip"))
+        if taken:
+            raise ValueError(f"a delivery cannot be called {', '.join(taken)}: edgewright writes files of that name")
+        for kind, names in (
+            ("inputs", [port.name for port in self.model.inputs]),
+            ("parts", [part.name for part in self.model.parts]),
+        ):
+            if len(set(names)) < len(names):
+                twice = sorted({name for name in names if names.count(name) > 1})
+                raise ValueError(f"two {kind} are called {', '.join(twice)}")
+        if self.model.source.endswith(".pt2") and (self.model.checkpoint or self.model.parts):
+            raise ValueError("a .pt2 file holds its weights and has no parts: leave checkpoint and [[model.parts]] out")
         parts = {part.name for part in self.model.parts}
         unknown = sorted({delivery.part for delivery in self.deliver if delivery.part} - parts)
         if unknown:
@@ -138,3 +158,24 @@ def read_release(path: Path) -> Release:
             where=path,
         ) from None
     return release if release.name else release.model_copy(update={"name": path.resolve().parent.name})
+
+
+def locate_files(release: Release, folders: Sequence[Path]) -> Release:
+    """The same release with its relative files found in the first of `folders` that has them."""
+
+    def located(name: str) -> str:
+        return next((str(folder / name) for folder in folders if (folder / name).exists()), name)
+
+    def found(section: DataSection | None) -> DataSection | None:
+        return section and section.model_copy(update={"data": located(section.data)})
+
+    model = release.model
+    checkpoint = None if model.checkpoint is None else located(model.checkpoint)
+    update = {"source": located(model.source), "checkpoint": checkpoint}
+    return release.model_copy(
+        update={
+            "model": model.model_copy(update=update),
+            "calibration": found(release.calibration),
+            "validation": found(release.validation),
+        }
+    )

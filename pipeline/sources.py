@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgewright.errors import CheckpointError, EdgewrightError, ReleaseError, did_you_mean
+from edgewright.pipeline.user_code import user_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,12 +39,13 @@ def load_callable(name: str, key: str) -> Callable[..., Any]:
     module_name, _, function = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (Exception, SystemExit) as error:  # the user's module can fail in any way while it is imported
+        place = error.filename and f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else None
         raise ReleaseError(
             f"the module {module_name} cannot be imported",
             got=f"{type(error).__name__}: {error}",
-            where=key,
-            do="run from the folder that holds it, or install it",
+            where=" | ".join(filter(None, [key, place or user_line(error)])),
+            do="run from the folder that holds it, or install it" if isinstance(error, ImportError) else None,
         ) from error
     found = getattr(module, function, None)
     if not callable(found):
@@ -64,14 +66,9 @@ def call_user(function: Callable[..., Any], key: str, *args: object) -> Any:
         return function(*args)
     except EdgewrightError:
         raise
-    except Exception as error:
-        import traceback
-
-        frame = traceback.extract_tb(error.__traceback__)[-1]
+    except (Exception, SystemExit) as error:  # sys.exit(0) there would look like our success
         raise ReleaseError(
-            f"{key} raised an error",
-            got=f"{type(error).__name__}: {error}",
-            where=f"{frame.filename}:{frame.lineno}: {frame.line}",
+            f"{key} raised an error", got=f"{type(error).__name__}: {error}", where=user_line(error)
         ) from error
 
 
@@ -148,5 +145,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     import torch
 
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise CheckpointError("the checkpoint is no plain dict of tensors", got=type(state).__name__, where=path)
+        nested = [key for key, value in state.items() if isinstance(value, dict)] if isinstance(state, dict) else []
+        raise CheckpointError(
+            "the checkpoint is no plain dict of tensors",
+            got=f"a dict that holds {', '.join(map(repr, nested))}" if nested else type(state).__name__,
+            where=path,
+            do="save the model's state_dict() alone",
+        )
     return state

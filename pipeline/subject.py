@@ -55,8 +55,8 @@ class Subject:
 
     def save(self, folder: Path) -> None:
         """Put the program and the validation inputs where worker processes find them."""
-        name = self.part or "model"
-        self.file, self.samples_file = folder / f"{name}.pt2", folder / f"{name}.npz"
+        name = f"part-{self.part}" if self.part else "model"
+        self.file, self.samples_file = folder / f".{name}.pt2", folder / f".{name}.npz"
         self.program.save(self.file)
         save_samples_file(self.samples_file, self.validation)
 
@@ -78,6 +78,24 @@ def whole_model(model: nn.Module, calibration: list[Sample], validation: list[Sa
     """
     program = capture(model, to_tensors(calibration[:1])[0])
     check_faithful(model, program, validation[:2])
+    return Subject(None, program, calibration, validation)
+
+
+def saved_program(
+    file: Path, trust_input: str | None, calibration: list[Sample], validation: list[Sample]
+) -> Subject:
+    """A .pt2 file that the user trusts; its data has to fit the inputs that it was exported with.
+
+    Raises:
+        CaptureError: it is not trusted, or cannot be loaded.
+        ReleaseError: the release declares other inputs than the file has.
+    """
+    program = capture(file, trust_input=trust_input)
+    has = {spec.name: (spec.shape, spec.dtype) for spec in program.inputs}
+    sample = calibration[0]
+    given = {name: (array.shape, str(array.dtype)) for name, array in sample.items()}
+    if has != given:
+        raise ReleaseError("the .pt2 file has other inputs than the release declares", got=given, expected=has)
     return Subject(None, program, calibration, validation)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from edgewright.errors import CalibrationError
+from edgewright.pipeline.compress import fitting_tensors
 from edgewright.pipeline.lowering import open_artifact
 from edgewright.pipeline.metrics import IDENTICAL_DB, sqnr_by_output, sqnr_db
 from edgewright.pipeline.predictor import run_program
@@ -58,7 +58,10 @@ def validate(
             tolerance of the reference, or within 20 dB where the reference has quantized activations, whose single
             steps of rounding differ between runtimes.
     """
-    samples = [_arrays(batch, reference) for batch in batches]
+    samples = [
+        {name: tensor.detach().cpu().numpy() for name, tensor in fitting_tensors(batch, reference).items()}
+        for batch in batches
+    ]
     if not samples:
         raise CalibrationError("validation needs at least one batch", got="none")
     run = run_program(reference)
@@ -93,14 +96,6 @@ def compare(reference: Sequence[Arrays], other: Sequence[Arrays]) -> Comparison:
     """SQNR of each output, and the least of them."""
     outputs = sqnr_by_output(reference, other)
     return Comparison(sqnr_db=min(outputs.values(), default=IDENTICAL_DB), outputs=outputs)
-
-
-def _arrays(batch: Mapping[str, Any] | Sequence[Any], program: Program) -> Arrays:
-    values = batch if isinstance(batch, Mapping) else dict(zip((s.name for s in program.inputs), batch, strict=True))
-    return {
-        name: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        for name, value in values.items()
-    }
 
 
 def _has_quantized_activations(program: Program) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from edgewright.pipeline.metrics import sqnr_by_output
 from edgewright.pipeline.package import MANIFEST, file_records, read_vectors
 from edgewright.problems import problems_of
 from edgewright.targets import get_target, require_runtime
-from edgewright.targets.base import Arrays
+from edgewright.targets.base import Arrays, Target
 
 MOST_MEMBERS, MOST_BYTES, MOST_RATIO = 10_000, 8 << 30, 1000
 
@@ -51,19 +52,27 @@ def verify(package: str | Path, threads: int = 1) -> Verification:
         PackageError: it is no package, or an archive that is not safe to read.
         TargetError: the target's runtime is not installed here.
     """
-    with _folder_of(Path(package)) as folder:
+    with open_package(Path(package)) as folder:
         manifest = read_manifest(folder)
         faults = tuple(_file_faults(folder, manifest))
         if faults:
             return Verification(manifest, faults, {})
         target = get_target(manifest.target)
         require_runtime(target)
-        vectors = read_vectors(folder / manifest.vectors.file)
-        with target.open(target.find((folder / manifest.artifact).parent), threads) as session:
-            found: list[Arrays] = [session.run(inputs) for inputs, _ in vectors]
-            runtime, provenance = session.runtime, session.provenance
-        outputs = sqnr_by_output([expected for _, expected in vectors], found)
-        return Verification(manifest, (), outputs, runtime, provenance)
+        try:
+            return _run_vectors(folder, manifest, target, threads)
+        except Exception as error:  # a runtime can raise anything on a file that is none of its own
+            fault = f"{manifest.artifact}: does not run on its test vectors ({type(error).__name__}: {error})"
+            return Verification(manifest, (fault.split("\n")[0],), {})
+
+
+def _run_vectors(folder: Path, manifest: Manifest, target: Target, threads: int) -> Verification:
+    vectors = read_vectors(folder / manifest.vectors.file)
+    with target.open(target.find((folder / manifest.artifact).parent), threads) as session:
+        found: list[Arrays] = [session.run(inputs) for inputs, _ in vectors]
+        runtime, provenance = session.runtime, session.provenance
+    outputs = sqnr_by_output([expected for _, expected in vectors], found)
+    return Verification(manifest, (), outputs, runtime, provenance)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -99,14 +108,23 @@ def _file_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 @contextmanager
-def _folder_of(package: Path) -> Iterator[Path]:
+def open_package(package: Path) -> Iterator[Path]:
+    """The folder of a package; a zip is unpacked for as long as the context lasts.
+
+    Raises:
+        PackageError: neither, or an archive that is not safe to read.
+    """
     if package.is_dir():
         yield package
         return
     if not package.is_file() or not zipfile.is_zipfile(package):
         raise PackageError("not an edgewright package", got=package, expected="a package folder or its .zip")
     with tempfile.TemporaryDirectory() as scratch:
-        yield _unpack(package, Path(scratch))
+        try:
+            folder = _unpack(package, Path(scratch))
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # encrypted: RuntimeError
+            raise PackageError("the archive is damaged", got=error, where=package) from None
+        yield folder
 
 
 def _unpack(package: Path, scratch: Path) -> Path:
@@ -136,11 +154,8 @@ def _unpack(package: Path, scratch: Path) -> Path:
                 continue
             place = scratch / member.filename
             place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with zipped.open(member) as source, place.open("wb") as target:
-                    shutil.copyfileobj(source, target)
-            except (zipfile.BadZipFile, EOFError, OSError) as error:
-                raise PackageError("the archive is damaged", got=error, where=f"{package}: {member.filename}") from None
+            with zipped.open(member) as source, place.open("wb") as target:
+                shutil.copyfileobj(source, target)
     tops = [path for path in scratch.iterdir() if path.is_dir()]
     return tops[0] if len(tops) == 1 and not (scratch / MANIFEST).exists() else scratch
 

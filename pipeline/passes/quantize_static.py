@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -17,6 +13,7 @@ from edgewright.errors import CalibrationError, RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, module_path, replace
 from edgewright.pipeline.program import Program
+from edgewright.pipeline.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class QuantizeStatic:
         self._check_pattern(program)
         _separate_shared_weights(program)
         names = _weight_names(program)
-        with _quiet():
+        with quiet():
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
             from edgewright.pipeline.passes.annotate_int8 import Int8Annotator
@@ -114,16 +111,3 @@ def _name_weights(program: Program, names: dict[tuple[str, int], str]) -> None:
             for part, suffix in zip(arg.args[:3], ("", "_scale", "_zero_point"), strict=True):
                 if isinstance(part, Node) and part.op == "get_attr":
                     replace(part, add_constant(program, name + suffix, program.tensor(part), part))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """PT2E and its import warn of things that do not concern the user."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

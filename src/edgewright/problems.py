@@ -24,7 +24,13 @@ def _problem(schema: type[BaseModel], kind: str, path: tuple[int | str, ...], me
         return f"{key}: missing"
     if kind == "value_error":
         return f"{key}: {message.removeprefix('Value error, ')}"
-    return f"{key}: got {got!r}, expected: {message[0].lower()}{message[1:]}"
+    return f"{key}: got {_short(got)}, expected: {message[0].lower()}{message[1:]}"
+
+
+def _short(value: object) -> str:
+    """A file that is no JSON would be printed whole."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _keys_at(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

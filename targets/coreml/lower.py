@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import shutil
 import tempfile
 import uuid
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from edgewright.pipeline.program import Program
+from edgewright.pipeline.quiet import quiet
 from edgewright.targets.coreml.compact import share_constants
 
 AUTHOR = "com.apple.CoreML"
@@ -25,7 +21,7 @@ def write_mlpackage(program: Program, path: Path) -> None:
 
     Arithmetic is float32, unless the program's weights are float16: then it is float16, Core ML's native form.
     """
-    with _quiet():
+    with quiet():
         import coremltools as ct
 
         half = "float16" in program.weight_bytes()
@@ -78,16 +74,3 @@ def _write_stable(data: Path, path: Path, dtypes: str) -> None:
         "rootModelIdentifier": next(iter(entries)),
     }
     (path / "Manifest.json").write_text(json.dumps(manifest, indent=4) + "\n")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter shows a progress bar and warns of untested versions; the result is verified anyway."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

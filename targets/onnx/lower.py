@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgewright.pipeline.program import Program
+from edgewright.pipeline.quiet import quiet
 
 
 def write_onnx(program: Program, path: Path, *, zero_points: bool = True) -> None:
@@ -18,7 +14,7 @@ def write_onnx(program: Program, path: Path, *, zero_points: bool = True) -> Non
     import onnx
     import torch
 
-    with _quiet():
+    with quiet():
         exported = torch.onnx.export(program.exported(), dynamo=True, verbose=False)
     if exported is None:
         raise RuntimeError("torch.onnx.export returned nothing")
@@ -83,17 +79,3 @@ def _strip_traces(model: Any) -> None:
         holder.doc_string = ""
     model.graph.name = "main"
     model.producer_name, model.producer_version = "edgewright", ""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter reports its steps on stdout, and registration conflicts as warnings of its logger."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

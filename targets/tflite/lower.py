@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from edgewright.pipeline.program import Program
+from edgewright.pipeline.quiet import quiet
 from edgewright.targets.tflite.boundary import restore_boundary
 from edgewright.targets.tflite.halve import halve_constants
 
 
 def write_tflite(program: Program, path: Path) -> None:
     """Write a legalized program as one TFLite file."""
-    with _quiet():
+    with quiet():
         import litert_torch
         from litert_torch import progress
         from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
@@ -40,16 +37,3 @@ def write_tflite(program: Program, path: Path) -> None:
 def _export(converted: object, path: Path) -> bytes:
     converted.export(str(path))  # type: ignore[attr-defined]
     return path.read_bytes()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter logs every narrowed dtype; the program's signature says the same."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
