@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgewright import __version__
 from edgewright.device_profiles.predict import Interval, predict_latency_ms, predict_peak_bytes
 from edgewright.errors import EdgewrightError
 from edgewright.pipeline import limits
 from edgewright.pipeline.arrays import load_samples_file
-from edgewright.pipeline.environment import versions_of
 from edgewright.pipeline.jobs import JOBS, run_job
 from edgewright.pipeline.low_precision import low_precision_share
-from edgewright.pipeline.manifest import Manifest, Measurements, PortRecord, Vectors
 from edgewright.pipeline.measure import Measurement
-from edgewright.pipeline.package import ARTIFACT, VECTORS, file_records, seal, write_vectors
+from edgewright.pipeline.package import ARTIFACT
 from edgewright.pipeline.results import (
     Check,
     Comparison,
@@ -27,6 +24,7 @@ from edgewright.pipeline.results import (
     Provenance,
     RefusalRecord,
 )
+from edgewright.pipeline.stage import stage_package
 from edgewright.pipeline.validate import compare, parity_floor
 from edgewright.targets.base import Artifact, Inspection, Operation
 
@@ -36,9 +34,7 @@ if TYPE_CHECKING:
     from edgewright.pipeline.subject import Subject
 
 MEASURE_TIMEOUT_S = 300.0
-VECTOR_SAMPLES = 4
 OVERHEAD_BYTES = 20_000
-VECTOR_SLACK_DB = 6.0  # another processor may round single steps otherwise
 MB = 1e6
 
 
@@ -113,7 +109,7 @@ def assess(
         seconds={name: round(value, 3) for name, value in job["seconds"].items()},
     )
     if status != "missed":
-        _stage_package(material, delivery, subject, result, job, staging, artifact, tolerance)
+        stage_package(material, delivery, subject, result, job, staging, artifact, tolerance)
     return result
 
 
@@ -268,75 +264,3 @@ def _not_verified(
 
 def _float32_bytes(subject: Subject) -> int:
     return sum(4 * tensor.numel() for _, tensor in subject.original.constants() if tensor.is_floating_point())
-
-
-def _stage_package(
-    material: Material,
-    delivery: PlannedDelivery,
-    subject: Subject,
-    result: DeliveryResult,
-    job: dict[str, Any],
-    staging: Path,
-    artifact: Artifact,
-    tolerance: float,
-) -> None:
-    from edgewright.pipeline.export import pass_records
-
-    folder = staging / delivery.label
-    samples = subject.validation[:VECTOR_SAMPLES]
-    expected = subject.compressed_outputs[: len(samples)]
-    write_vectors(folder / VECTORS, samples, expected)
-    found = load_samples_file(staging / JOBS / delivery.label / "outputs.npz")[: len(samples)]
-    reached = compare(expected, found).sqnr_db - VECTOR_SLACK_DB
-    assert result.compression and result.lowering and result.end_to_end and result.low_precision_share, "assessed"
-    declared = {} if subject.part else {port.name: port for port in material.release.model.inputs}
-    inputs = []
-    for spec in subject.original.inputs:
-        settings = declared[spec.name].preprocess if spec.name in declared else None
-        inputs.append(
-            PortRecord(
-                name=spec.name,
-                shape=spec.shape,
-                dtype=spec.dtype,
-                layout=settings.layout if settings else None,
-                preprocess=settings,
-            )
-        )
-    manifest = Manifest(
-        name=delivery.label,
-        release=str(material.release.name),
-        edgewright=__version__,
-        target=result.target,
-        device=result.device,
-        part=result.part,
-        format=result.format,
-        minimum=dict(delivery.target.capabilities.minimum),
-        artifact=artifact.main.relative_to(folder).as_posix(),
-        inputs=tuple(inputs),
-        outputs=tuple(PortRecord(name=s.name, shape=s.shape, dtype=s.dtype) for s in subject.original.outputs),
-        files=file_records(folder),
-        vectors=Vectors(
-            file=VECTORS,
-            samples=len(samples),
-            floor_db=round(min(reached, tolerance - VECTOR_SLACK_DB), 1),
-        ),
-        model_digest=subject.original.digest(),
-        program_digest=subject.program.digest(),
-        source=material.release.model.source,
-        checkpoint_sha256=material.checkpoint_sha256,
-        calibration_sha256=material.calibration_sha256,
-        recipe=pass_records(subject.reports),
-        release_file=material.release.model_dump(mode="json", exclude_none=True),
-        versions=versions_of(material.plan),
-        verified_in=result.runtime,
-        provenance=job["provenance"],
-        compression=result.compression,
-        lowering=result.lowering,
-        end_to_end=result.end_to_end,
-        metric=result.metric,
-        low_precision_share=result.low_precision_share,
-        bytes_by_dtype=result.bytes_by_dtype,
-        not_verified=result.not_verified,
-        measurements=Measurements(latency_ms=result.latency_ms, memory_bytes=result.memory_bytes),
-    )
-    seal(folder, manifest)

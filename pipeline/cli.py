@@ -31,9 +31,10 @@ def main() -> NoReturn:
     except EdgewrightError as error:
         print(f"edgewright: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("edgewright: interrupted; nothing was overwritten", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as exit_:
+        if exit_.code == 130:  # Typer's answer to Ctrl-C
+            print("edgewright: interrupted; every package in place is whole", file=sys.stderr)
+        raise
 
 
 def _console() -> Console:
@@ -41,6 +42,13 @@ def _console() -> Console:
 
     # A file or a pipe has no width of its own: give tables room there.
     return Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+
+
+def _quiet_libraries() -> None:
+    """Keep what runtimes warn of while they are imported off the user's terminal. No code of the user runs there."""
+    import logging
+
+    logging.disable(logging.WARNING)
 
 
 def _version(wanted: bool) -> None:
@@ -86,6 +94,7 @@ def verify(
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
 ) -> None:
     """Check a package's hashes and run its test vectors in the runtime on this machine."""
+    _quiet_libraries()
     from edgewright.pipeline.console import print_verification
     from edgewright.pipeline.verify import verify as run
 
@@ -100,6 +109,7 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a file really holds and computes."""
+    _quiet_libraries()
     from edgewright.pipeline.console import print_inspection
     from edgewright.pipeline.inspection import inspect_path
 

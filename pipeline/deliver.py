@@ -40,6 +40,7 @@ class Delivery:
     metric: Metric | None = None
     swap: Swap | None = None
     threads: int = 1
+    integer_boundary: bool = False
 
 
 def run_delivery(folder: Path, **arguments: Any) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def run_delivery(folder: Path, **arguments: Any) -> dict[str, Any]:
 
     program = Program.load(Path(job.program), job.inputs, job.outputs)
     lap("load")
-    artifact = write_files(program, target, Path(job.artifact))
+    artifact = write_files(program, target, Path(job.artifact), integer_boundary=job.integer_boundary)
     lap("lower")
     inspection = target.inspect(artifact)
     lap("inspect")
@@ -73,11 +74,13 @@ def run_delivery(folder: Path, **arguments: Any) -> dict[str, Any]:
             value = metric_value(job.metric, run, job.swap)
             lap("metric")
         runtime, provenance = session.runtime, session.provenance
+        encodings = {name: dataclasses.asdict(encoding) for name, encoding in session.encodings.items()}
     return {
         "inspection": dataclasses.asdict(inspection),
         "metric": value,
         "runtime": runtime,
         "provenance": provenance,
+        "encodings": encodings,
         "seconds": seconds,
     }
 

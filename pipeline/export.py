@@ -26,8 +26,9 @@ from edgewright.pipeline.plan import Plan, PlannedDelivery, check_output_folder,
 from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.release import Release, locate_files, read_release
 from edgewright.pipeline.report import render_report
-from edgewright.pipeline.results import DeliveryResult, PassRecord, ReleaseResult
+from edgewright.pipeline.results import DeliveryResult, ReleaseResult
 from edgewright.pipeline.sources import add_import_roots, load_model
+from edgewright.pipeline.stage import pass_records
 from edgewright.pipeline.subject import Subject, part_of, saved_program, whole_model
 
 RESULT, REPORT = "release.json", "report.html"
@@ -114,9 +115,7 @@ def export(
     return result
 
 
-def _load(
-    release: Release, plan: Plan, stages: Stages, trust_input: str | None, roots: tuple[Path, ...]
-) -> Material:
+def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None, roots: tuple[Path, ...]) -> Material:
     located = locate_files(release, roots)
     model, ports = located.model, release.model.inputs
     with stages("data"):
@@ -213,6 +212,7 @@ def _run(material: Material, delivery: PlannedDelivery, staging: Path, timeout_s
         metric=material.metric,
         swap=subject.swap,
         threads=delivery.section.threads,
+        integer_boundary=delivery.section.integer_boundary,
     )
     return run_job("deliver", job, staging / JOBS / delivery.label, timeout_s)
 
@@ -237,8 +237,8 @@ def _finish(
     stages.progress(f"measure {delivery.label}")
     try:
         return assess(material, delivery, job.result(), staging, strict)
-    except LoweringError as error:  # the file ran, and its measurement crashed
-        return failed(delivery, error)
+    except LoweringError as crash:  # the file ran, and its measurement crashed
+        return failed(delivery, crash)
 
 
 def _result(material: Material, deliveries: list[DeliveryResult], stages: Stages) -> ReleaseResult:
@@ -265,21 +265,6 @@ def _result(material: Material, deliveries: list[DeliveryResult], stages: Stages
         host=describe_host(),
         deliveries=tuple(deliveries),
         seconds={name: round(value, 3) for name, value in stages.seconds.items()},
-    )
-
-
-def pass_records(reports: tuple[Ran, ...]) -> tuple[PassRecord, ...]:
-    """Reports as data for release.json and the manifest."""
-    import dataclasses
-
-    return tuple(
-        PassRecord(
-            name=ran.step.name,
-            settings=dataclasses.asdict(ran.step),  # type: ignore[call-overload]
-            rewrites=ran.report.rewrites,
-            skips=tuple((skip.node, skip.reason) for skip in ran.report.skips),
-        )
-        for ran in reports
     )
 
 

@@ -14,11 +14,20 @@ from edgewright.targets import get_target, require_runtime
 from edgewright.targets.base import Artifact, Refusal, Session, Target
 
 
-def lower(program: Program, target: str, folder: str | Path, device: str | None = None) -> Artifact:
+def lower(
+    program: Program,
+    target: str,
+    folder: str | Path,
+    device: str | None = None,
+    *,
+    integer_boundary: bool = False,
+) -> Artifact:
     """Write a program's files for a target into `folder` (made when missing; never half-written).
 
     Args:
         device: a device profile; its runtime has to be one of the target's.
+        integer_boundary: leave quantized outer inputs and outputs in integers (TFLite); a session still takes and
+            gives the model's own dtypes.
     Raises:
         TargetError: unknown target, missing runtime, or the target refuses the program (all refusals at once).
         DeviceError: unknown device, or one that does not carry the target's runtime.
@@ -31,10 +40,12 @@ def lower(program: Program, target: str, folder: str | Path, device: str | None 
         from edgewright.device_profiles.predict import runtime_of
 
         runtime_of(load_profile(device), target)
+    if integer_boundary:
+        refuse_integer_boundary(chosen)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".lowering-") as staging:
-        written = write_files(program, chosen, Path(staging))
+        written = write_files(program, chosen, Path(staging), integer_boundary=integer_boundary)
         for path in sorted(Path(staging).iterdir()):
             place = folder / path.name
             if place.is_dir():
@@ -44,12 +55,12 @@ def lower(program: Program, target: str, folder: str | Path, device: str | None 
     return chosen.find(folder)
 
 
-def write_files(program: Program, target: Target, folder: Path) -> Artifact:
+def write_files(program: Program, target: Target, folder: Path, *, integer_boundary: bool = False) -> Artifact:
     """Legalize and lower into an empty folder."""
     legal = run_passes(program, target.legalize()).program
     refuse(target.refusals(legal))
     try:
-        return target.lower(legal, folder)
+        return target.lower(legal, folder, integer_boundary=integer_boundary)
     except Exception as error:  # a converter can raise anything
         raise LoweringError(
             f"the converter of {target.name} failed",
@@ -80,6 +91,16 @@ def refuse_schemes(target: Target, schemes: Sequence[str]) -> None:
             f"{target.name} has no native form of {', '.join(missing)}",
             expected=did_you_mean(missing[0], target.capabilities.schemes),
             do="choose such a scheme, or leave the target out",
+        )
+
+
+def refuse_integer_boundary(target: Target) -> None:
+    """Raise TargetError when a target's files always have the model's own dtypes outside."""
+    if not target.capabilities.integer_boundary:
+        raise TargetError(
+            f"{target.name} files have the model's own dtypes at their inputs and outputs",
+            got="integer_boundary = true",
+            do="leave it out, or deliver to tflite",
         )
 
 

@@ -15,6 +15,14 @@ class FileRecord(Record):
     bytes: int
 
 
+class EncodingRecord(Record):
+    """The integers that the file has in place of a float: real = scale * (stored - zero_point)."""
+
+    dtype: str
+    scale: float
+    zero_point: int
+
+
 class PortRecord(Record):
     """An input or output at the surface that an app programs against."""
 
@@ -22,6 +30,7 @@ class PortRecord(Record):
     shape: tuple[int, ...]
     dtype: str
     layout: str | None = None
+    stored: EncodingRecord | None = None
     preprocess: Preprocess | None = None
 
 

@@ -12,7 +12,7 @@ from edgewright.device_profiles import load_profile
 from edgewright.device_profiles.predict import runtime_of
 from edgewright.device_profiles.schema import DeviceProfile
 from edgewright.errors import EdgewrightError, ReleaseError
-from edgewright.pipeline.lowering import refuse_schemes
+from edgewright.pipeline.lowering import refuse_integer_boundary, refuse_schemes
 from edgewright.pipeline.passes.base import Pass
 from edgewright.pipeline.passes.runner import check_order
 from edgewright.pipeline.recipe import build_passes, scheme_names
@@ -61,6 +61,8 @@ def make_plan(release: Release) -> Plan:
             runtime_of(profile, section.target)
             if passes:
                 refuse_schemes(target, scheme_names(release.compress))
+            if section.integer_boundary:
+                refuse_integer_boundary(target)
             deliveries.append(PlannedDelivery(section, profile, target))
     names = [("model.source", release.model.source), ("quality.metric", release.quality.metric)]
     names += [("calibration.data", release.calibration.data if release.calibration else None)]

@@ -81,7 +81,10 @@ class QualitySection(Section):
 
 
 class DeliverSection(Section):
-    """One package: a device, a target, limits."""
+    """One package: a device, a target, limits.
+
+    `integer_boundary` leaves quantized outer inputs and outputs in integers, for targets that can (TFLite).
+    """
 
     device: str
     target: str
@@ -91,6 +94,7 @@ class DeliverSection(Section):
     memory_mb: Positive | None = None
     size_mb: Positive | None = None
     threads: Annotated[int, Field(gt=0)] = 1
+    integer_boundary: bool = False
 
     @property
     def label(self) -> str:

@@ -81,9 +81,7 @@ def whole_model(model: nn.Module, calibration: list[Sample], validation: list[Sa
     return Subject(None, program, calibration, validation)
 
 
-def saved_program(
-    file: Path, trust_input: str | None, calibration: list[Sample], validation: list[Sample]
-) -> Subject:
+def saved_program(file: Path, trust_input: str | None, calibration: list[Sample], validation: list[Sample]) -> Subject:
     """A .pt2 file that the user trusts; its data has to fit the inputs that it was exported with.
 
     Raises:

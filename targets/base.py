@@ -106,6 +106,15 @@ class Inspection:
         return low / total if total else 0.0
 
 
+@dataclass(frozen=True)
+class PortEncoding:
+    """How a file holds an outer input or output that the model has in float: real = scale * (stored - zero_point)."""
+
+    dtype: str
+    scale: float
+    zero_point: int
+
+
 @runtime_checkable
 class Session(Protocol):
     """An open artifact. Names, layouts and dtypes at this surface are the model's own.
@@ -116,6 +125,11 @@ class Session(Protocol):
 
     provenance: str
     runtime: str
+
+    @property
+    def encodings(self) -> Mapping[str, PortEncoding]:
+        """The outer ports that the file has in integers; the session converts."""
+        ...
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays: ...
 
@@ -132,6 +146,7 @@ class Capabilities:
 
     Args:
         schemes: the quantization schemes with a native form.
+        integer_boundary: whether outer inputs and outputs can be integers where the graph quantizes them.
         minimum: the oldest runtime that opens our files, by name.
         tolerance_db: the least SQNR of an artifact against its compressed graph where the graph itself is exact
             float (no quantization noise to compare with).
@@ -139,6 +154,7 @@ class Capabilities:
     """
 
     schemes: frozenset[str]
+    integer_boundary: bool = False
     minimum: Mapping[str, str] = field(default_factory=dict)
     tolerance_db: float = 60.0
     half_tolerance_db: float = 60.0
@@ -164,8 +180,12 @@ class Target(Protocol):
         """All that the target cannot take, at once; empty when it takes the program."""
         ...
 
-    def lower(self, program: Program, folder: Path) -> Artifact:
-        """Write the files into `folder` (which exists). The same program gives the same bytes."""
+    def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
+        """Write the files into `folder` (which exists). The same program gives the same bytes.
+
+        Args:
+            integer_boundary: leave quantized outer inputs and outputs in integers, for targets that can.
+        """
         ...
 
     def find(self, folder: Path) -> Artifact:

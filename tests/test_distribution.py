@@ -1,4 +1,4 @@
-"""What a wheel of edgewright holds: code alone is not enough, profiles, templates and schemas have to travel with it."""
+"""What a wheel holds: code alone is not enough, profiles, templates and schemas have to travel with it."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from edgewright.calibration.collect import channel_maxima
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
+from edgewright.pipeline.passes.encoded_values import is_encoded_again
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call
 from edgewright.pipeline.program import Program
 
@@ -23,7 +24,7 @@ class BalanceOutputs:
 
     An integer layer writes its output with one scale. In language encoders one channel of some feed-forward layers
     reaches 200 where the others stay below 1 (the "massive activations"), and takes the whole range. Weights have a
-    scale for every output channel, so the division costs them nothing.
+    scale for every output channel, so the division costs them nothing. The multiplication stays in float.
 
     Args:
         outlier_ratio: an output is balanced when its largest channel exceeds its median one by this factor.
@@ -44,9 +45,13 @@ class BalanceOutputs:
             for node in program.graph.find_nodes(op="call_function", target=LINEAR)
             if isinstance(node.args[1], Node) and node.args[1].op == "get_attr"
         ]
+        outputs = set(program.graph.output_node().all_input_nodes)
         maxima = channel_maxima(program, context.batches, layers)
         rewrites, skips = 0, []
         for layer in layers:
+            if layer in outputs or is_encoded_again(layer):
+                skips.append(Skip(layer.name, "another layer or the user reads it, and not an operation in float"))
+                continue
             highest = maxima[layer].clamp(min=1e-5)
             ratio = float(highest.max() / highest.median())
             if ratio < self.outlier_ratio:

@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from edgewright.calibration.collect import channel_maxima
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
+from edgewright.pipeline.passes.encoded_values import encoded_values
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call, is_floating
 from edgewright.pipeline.program import Program
 
@@ -23,7 +24,8 @@ class SmoothActivations:
     """Given: linear(x, W) where few channels of x are far larger than the rest. Result: linear(x / s, W * s).
 
     s_j = max|X_j|^a / max|W_j|^(1 - a), over all linear layers that read the same x. A layer norm that only these
-    read takes the division into its own weights; elsewhere it stands as a multiplication.
+    read takes the division into its own weights; elsewhere it stands as a multiplication, in float: values that have an
+    encoding already (outputs of layers, convolutional chains) are left alone.
 
     Args:
         strength: a, 0 (nothing moves) to 1 (everything).
@@ -38,9 +40,13 @@ class SmoothActivations:
 
     def run(self, program: Program, context: Context) -> PassReport:
         groups = _readers_by_input(program)
+        encoded = encoded_values(program.graph)
         maxima = channel_maxima(program, context.batches, groups)
         rewrites, skips = 0, []
         for source, layers in groups.items():
+            if source in encoded:
+                skips.append(Skip(source.name, "it has an encoding of its own, so the division would be rounded"))
+                continue
             highest = maxima[source].clamp(min=1e-5)
             ratio = float(highest.max() / highest.median())
             if ratio < self.outlier_ratio:
@@ -49,6 +55,7 @@ class SmoothActivations:
             weights = [program.tensor(layer.args[1]) for layer in layers]  # type: ignore[arg-type]
             columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0).clamp(min=1e-5)
             factor = (highest**self.strength / columns ** (1 - self.strength)).clamp(min=1e-5)
+            factor = torch.where(maxima[source] > 0, factor, factor.median())  # a dead channel has nothing to move
             _divide(program, source, layers, factor)
             for layer, weight in zip(layers, weights, strict=True):
                 layer.update_arg(1, add_constant(program, str(layer.args[1].target), weight * factor, layer))  # type: ignore[union-attr]

@@ -37,7 +37,7 @@ class CoremlTarget:
         """Nothing is refused ahead of the converter: what it lacks ends the delivery in a LoweringError."""
         return ()
 
-    def lower(self, program: Program, folder: Path) -> Artifact:
+    def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.targets.coreml.lower import write_mlpackage
 
         write_mlpackage(program, folder / PACKAGE)

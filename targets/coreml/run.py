@@ -8,11 +8,12 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
-from edgewright.targets.base import Arrays, Session
+from edgewright.targets.base import Arrays, PortEncoding, Session
 from edgewright.targets.coreml.lower import DTYPES
 
 
@@ -30,6 +31,7 @@ def _recorded_dtypes(path: Path) -> dict[str, str]:
 
 class _Closing:
     _model: Any
+    encodings: ClassVar[Mapping[str, PortEncoding]] = MappingProxyType({})
     _outer: dict[str, str]
 
     def _widen(self, results: Mapping[str, Any]) -> Arrays:

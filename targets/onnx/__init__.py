@@ -38,7 +38,7 @@ class OnnxTarget:
         way_out = "compress the weights further, or export the model in parts"
         return (Refusal(self.name, "", "", f"{total} bytes of weights exceed protobuf's 2 GiB", way_out),)
 
-    def lower(self, program: Program, folder: Path) -> Artifact:
+    def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.targets.onnx.lower import write_onnx
 
         write_onnx(program, folder / FILE)

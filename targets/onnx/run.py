@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
-from edgewright.targets.base import Arrays
+from edgewright.targets.base import Arrays, PortEncoding
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -26,6 +27,7 @@ class OnnxSession:
     """An open file. One process, the CPU provider, the given number of threads."""
 
     provenance = "measured-on-host"
+    encodings: ClassVar[Mapping[str, PortEncoding]] = MappingProxyType({})
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         import onnxruntime

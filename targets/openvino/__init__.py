@@ -35,7 +35,7 @@ class OpenvinoTarget:
 
         return OnnxTarget().refusals(program)
 
-    def lower(self, program: Program, folder: Path) -> Artifact:
+    def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.targets.openvino.lower import write_ir
 
         write_ir(program, folder / XML)

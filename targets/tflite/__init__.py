@@ -22,7 +22,10 @@ class TfliteTarget:
     extra: ClassVar[str] = "tflite"
     modules: ClassVar[tuple[str, ...]] = ("litert_torch", "litert_converter", "ai_edge_litert")
     capabilities: ClassVar[Capabilities] = Capabilities(
-        schemes=frozenset({"fp32", "fp16", "w8a8"}), minimum={"tflite": "2.14"}, tolerance_db=80.0
+        schemes=frozenset({"fp32", "fp16", "w8a8"}),
+        integer_boundary=True,
+        minimum={"tflite": "2.14"},
+        tolerance_db=80.0,
     )
 
     def legalize(self) -> tuple[Pass, ...]:
@@ -38,10 +41,10 @@ class TfliteTarget:
         way_out = "compress the weights further, or export the model in parts"
         return (Refusal(self.name, "", "", f"{total} bytes of weights exceed a FlatBuffer's 2 GiB", way_out),)
 
-    def lower(self, program: Program, folder: Path) -> Artifact:
+    def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.targets.tflite.lower import write_tflite
 
-        write_tflite(program, folder / FILE)
+        write_tflite(program, folder / FILE, integer_boundary=integer_boundary)
         return self.find(folder)
 
     def find(self, folder: Path) -> Artifact:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgewright.pipeline.program import TensorSpec
 
 
-def restore_boundary(content: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bytes:
+def restore_boundary(
+    content: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, integer: bool = False
+) -> bytes:
     """Edit the first subgraph of a FlatBuffer.
 
     The converter makes quantized inputs and outputs integer, where the program's are float: a QUANTIZE behind each
-    such input and a DEQUANTIZE before each such output bring the program's dtypes back. Names are the program's.
+    such input and a DEQUANTIZE before each such output bring the program's dtypes back, unless `integer` asks to
+    leave them so. Names are the program's.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -24,7 +30,7 @@ def restore_boundary(content: bytes, inputs: Sequence[TensorSpec], outputs: Sequ
     entries = [by_name[spec.name] for spec in inputs]
     inner = [entry.tensorIndex for entry in entries]
     for spec, entry in zip(inputs, entries, strict=True):
-        entry.tensorIndex = _float_input(schema, model, graph, entry.tensorIndex, spec)
+        entry.tensorIndex = _float_input(schema, model, graph, entry.tensorIndex, spec, integer)
     outer = {index: entry.tensorIndex for index, entry in zip(inner, entries, strict=True)}
     graph.inputs = [entry.tensorIndex for entry in entries]
     signature.inputs = entries
@@ -34,32 +40,32 @@ def restore_boundary(content: bytes, inputs: Sequence[TensorSpec], outputs: Sequ
         if entry.tensorIndex in outer:  # an input that is returned as it is
             entry.tensorIndex = outer[entry.tensorIndex]
         else:
-            entry.tensorIndex = _float_output(schema, model, graph, entry.tensorIndex, spec)
+            entry.tensorIndex = _float_output(schema, model, graph, entry.tensorIndex, spec, integer)
     graph.outputs = [entry.tensorIndex for entry in signature.outputs]
-    _record_dtypes(schema, model, outputs)
+    _record_dtypes(schema, model, (*inputs, *outputs))
     model.description = b"edgewright"
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
-DTYPES = "edgewright.dtypes"  # metadata of the file: the program's own dtype of each output
+DTYPES = "edgewright.dtypes"  # metadata of the file: the program's own dtype of each input and output
 
 
-def _record_dtypes(schema: Any, model: Any, outputs: Sequence[TensorSpec]) -> None:
+def _record_dtypes(schema: Any, model: Any, ports: Sequence[TensorSpec]) -> None:
     """The converter narrows int64 results to int32; a session widens them again."""
     entry, buffer = schema.MetadataT(), schema.BufferT()
-    buffer.data = list(json.dumps({spec.name: spec.dtype for spec in outputs}).encode())
+    buffer.data = list(json.dumps({spec.name: spec.dtype for spec in ports}).encode())
     entry.name, entry.buffer = DTYPES.encode(), len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
 
 
-def recorded_dtypes(content: bytes) -> dict[str, str]:
+def recorded_dtypes(path: Path) -> dict[str, str]:
     """What `restore_boundary` recorded; empty for files of others."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.Model.GetRootAs(content, 0)
+    model = schema.Model.GetRootAs(np.memmap(path, mode="r"), 0)  # mapped: a session shall not hold the file twice
     for place in range(model.MetadataLength()):
         entry = model.Metadata(place)
         if entry.Name() == DTYPES.encode():
@@ -74,9 +80,9 @@ def _in_order(entries: Sequence[Any]) -> list[Any]:
     return [by_name[f"output_{place}"] for place in range(len(entries))]
 
 
-def _float_input(schema: Any, model: Any, graph: Any, index: int, spec: TensorSpec) -> int:
+def _float_input(schema: Any, model: Any, graph: Any, index: int, spec: TensorSpec, integer: bool) -> int:
     tensor = graph.tensors[index]
-    if tensor.type != schema.TensorType.INT8 or spec.dtype != "float32":
+    if integer or tensor.type != schema.TensorType.INT8 or spec.dtype != "float32":
         tensor.name = spec.name.encode()
         return index
     outer = _float_tensor(schema, graph, tensor, spec.name)
@@ -84,9 +90,9 @@ def _float_input(schema: Any, model: Any, graph: Any, index: int, spec: TensorSp
     return outer
 
 
-def _float_output(schema: Any, model: Any, graph: Any, index: int, spec: TensorSpec) -> int:
+def _float_output(schema: Any, model: Any, graph: Any, index: int, spec: TensorSpec, integer: bool) -> int:
     tensor = graph.tensors[index]
-    if tensor.type != schema.TensorType.INT8 or spec.dtype != "float32":
+    if integer or tensor.type != schema.TensorType.INT8 or spec.dtype != "float32":
         tensor.name = spec.name.encode()
         return index
     outer = _float_tensor(schema, graph, tensor, spec.name)

@@ -10,7 +10,7 @@ from edgewright.targets.tflite.boundary import restore_boundary
 from edgewright.targets.tflite.halve import halve_constants
 
 
-def write_tflite(program: Program, path: Path) -> None:
+def write_tflite(program: Program, path: Path, *, integer_boundary: bool = False) -> None:
     """Write a legalized program as one TFLite file."""
     with quiet():
         import litert_torch
@@ -30,7 +30,7 @@ def write_tflite(program: Program, path: Path) -> None:
             content = converted.model_content() if hasattr(converted, "model_content") else _export(converted, path)
         finally:
             progress.config.show_progress = shown
-    content = restore_boundary(content, program.inputs, program.outputs)
+    content = restore_boundary(content, program.inputs, program.outputs, integer=integer_boundary)
     path.write_bytes(halve_constants(content) if "float16" in program.weight_bytes() else content)
 
 

@@ -1,0 +1,120 @@
+"""Stage one package: the artifact is there already; its manifest, its test vectors and the zip join it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgewright import __version__
+from edgewright.pipeline.arrays import load_samples_file
+from edgewright.pipeline.environment import versions_of
+from edgewright.pipeline.jobs import JOBS
+from edgewright.pipeline.manifest import EncodingRecord, Manifest, Measurements, PortRecord, Vectors
+from edgewright.pipeline.package import VECTORS, file_records, seal, write_vectors
+from edgewright.pipeline.results import DeliveryResult, PassRecord
+from edgewright.pipeline.validate import compare
+from edgewright.targets.base import Artifact
+
+if TYPE_CHECKING:
+    from edgewright.pipeline.export import Material
+    from edgewright.pipeline.passes.runner import Ran
+    from edgewright.pipeline.plan import PlannedDelivery
+    from edgewright.pipeline.program import TensorSpec
+    from edgewright.pipeline.release import InputSection
+    from edgewright.pipeline.subject import Subject
+
+VECTOR_SAMPLES = 4
+VECTOR_SLACK_DB = 6.0  # another processor may round single steps otherwise
+
+
+def stage_package(
+    material: Material,
+    delivery: PlannedDelivery,
+    subject: Subject,
+    result: DeliveryResult,
+    job: dict[str, Any],
+    staging: Path,
+    artifact: Artifact,
+    tolerance: float,
+) -> None:
+    """Write the manifest and the test vectors beside a staged artifact, and the zip."""
+    folder = staging / delivery.label
+    samples = subject.validation[:VECTOR_SAMPLES]
+    expected = subject.compressed_outputs[: len(samples)]
+    write_vectors(folder / VECTORS, samples, expected)
+    found = load_samples_file(staging / JOBS / delivery.label / "outputs.npz")[: len(samples)]
+    reached = compare(expected, found).sqnr_db - VECTOR_SLACK_DB
+    assert result.compression and result.lowering and result.end_to_end and result.low_precision_share, "assessed"
+    declared = {} if subject.part else {port.name: port for port in material.release.model.inputs}
+    manifest = Manifest(
+        name=delivery.label,
+        release=str(material.release.name),
+        edgewright=__version__,
+        target=result.target,
+        device=result.device,
+        part=result.part,
+        format=result.format,
+        minimum=dict(delivery.target.capabilities.minimum),
+        artifact=artifact.main.relative_to(folder).as_posix(),
+        inputs=_ports(subject.original.inputs, declared, job["encodings"]),
+        outputs=_ports(subject.original.outputs, {}, job["encodings"]),
+        files=file_records(folder),
+        vectors=Vectors(
+            file=VECTORS,
+            samples=len(samples),
+            floor_db=round(min(reached, tolerance - VECTOR_SLACK_DB), 1),
+        ),
+        model_digest=subject.original.digest(),
+        program_digest=subject.program.digest(),
+        source=material.release.model.source,
+        checkpoint_sha256=material.checkpoint_sha256,
+        calibration_sha256=material.calibration_sha256,
+        recipe=pass_records(subject.reports),
+        release_file=material.release.model_dump(mode="json", exclude_none=True),
+        versions=versions_of(material.plan),
+        verified_in=result.runtime,
+        provenance=job["provenance"],
+        compression=result.compression,
+        lowering=result.lowering,
+        end_to_end=result.end_to_end,
+        metric=result.metric,
+        low_precision_share=result.low_precision_share,
+        bytes_by_dtype=result.bytes_by_dtype,
+        not_verified=result.not_verified,
+        measurements=Measurements(latency_ms=result.latency_ms, memory_bytes=result.memory_bytes),
+    )
+    seal(folder, manifest)
+
+
+def _ports(
+    specs: Sequence[TensorSpec], declared: Mapping[str, InputSection], encodings: Mapping[str, Mapping[str, Any]]
+) -> tuple[PortRecord, ...]:
+    found = []
+    for spec in specs:
+        settings = declared[spec.name].preprocess if spec.name in declared else None
+        found.append(
+            PortRecord(
+                name=spec.name,
+                shape=spec.shape,
+                dtype=spec.dtype,
+                layout=settings.layout if settings else None,
+                preprocess=settings,
+                stored=EncodingRecord(**encodings[spec.name]) if spec.name in encodings else None,
+            )
+        )
+    return tuple(found)
+
+
+def pass_records(reports: Sequence[Ran]) -> tuple[PassRecord, ...]:
+    """Reports as data for release.json and the manifest."""
+    return tuple(
+        PassRecord(
+            name=ran.step.name,
+            settings=dataclasses.asdict(ran.step),  # type: ignore[call-overload]
+            rewrites=ran.report.rewrites,
+            skips=tuple((skip.node, skip.reason) for skip in ran.report.skips),
+        )
+        for ran in reports
+    )
