@@ -248,9 +248,7 @@ def _result(material: Material, deliveries: list[DeliveryResult], stages: Stages
     sizes = [subject.original for part, subject in material.subjects.items() if part is None] or [
         subject.original for subject in material.subjects.values()
     ]
-    parameters = sum(
-        tensor.numel() for program in sizes for _, tensor in program.constants() if tensor.is_floating_point()
-    )
+    parameters = sum(program.parameters() for program in sizes)
     return ReleaseResult(
         name=str(release.name),
         edgewright=__version__,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgewright.errors import CaptureError, CheckpointError, TargetError
 
@@ -31,6 +31,8 @@ def load_folder(folder: Path) -> nn.Module:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CaptureError("config.json is not JSON", got=error, where=config_file) from None
+    if not isinstance(config, dict):
+        raise CaptureError("config.json is no JSON object", got=type(config).__name__, where=config_file)
     suspicious = sorted({"auto_map", "custom_pipelines", "_attn_implementation_internal"} & set(config))
     code = sorted(path.name for path in folder.glob("*.py"))
     if suspicious or code:
@@ -54,7 +56,7 @@ def _load(folder: Path, config: dict[str, object]) -> nn.Module:
         ) from None
     names = config.get("architectures") or []
     name = str(names[0]) if isinstance(names, list) and names else ""
-    kind = getattr(transformers, name, None)
+    kind: Any = getattr(transformers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise CaptureError(
             "transformers has no such architecture", got=name or "none named", where=folder / "config.json"
@@ -63,7 +65,11 @@ def _load(folder: Path, config: dict[str, object]) -> nn.Module:
     transformers.logging.disable_progress_bar()
     try:
         model, loading = kind.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name
         )
     except Exception as error:  # damaged weights and impossible configurations fail in the library's own ways
         raise CheckpointError("the folder cannot be loaded", got=str(error).split("\n")[0], where=folder) from error

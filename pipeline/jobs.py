@@ -32,7 +32,8 @@ def run_job(kind: str, arguments: Any, folder: Path, timeout_s: float) -> dict[s
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps({"kind": kind, "arguments": dataclasses.asdict(arguments)}))
-    command = [sys.executable, "-m", "edgewright.pipeline.worker", str(folder)]
+    # -P: a user's random.py in the working directory must not stand for Python's own.
+    command = [sys.executable, "-P", "-m", "edgewright.pipeline.worker", str(folder)]
     started = time.monotonic()
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(

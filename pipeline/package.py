@@ -41,6 +41,7 @@ def write_vectors(path: Path, inputs: Iterable[Arrays], outputs: Iterable[Arrays
         for kind, arrays in (("input", given), ("output", expected)):
             tensors |= {f"{number}/{kind}/{name}": np.ascontiguousarray(value) for name, value in arrays.items()}
     save_file(tensors, str(path))
+    path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def read_vectors(path: Path) -> list[tuple[Arrays, Arrays]]:

@@ -108,6 +108,11 @@ class Program:
             sha.update(tensor_bytes(tensor))
         return sha.hexdigest()
 
+    def parameters(self) -> int:
+        """How many trained numbers the graph reads; statistics and other buffers do not count."""
+        found = {id(tensor): tensor for _, tensor in self.constants() if isinstance(tensor, torch.nn.Parameter)}
+        return sum(tensor.numel() for tensor in found.values())
+
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of the constants that the graph reads, by dtype; a tensor read twice counts once."""
         sizes: dict[str, int] = {}

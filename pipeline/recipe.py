@@ -82,6 +82,11 @@ def build_passes(recipe: Recipe) -> tuple[Pass, ...]:
                     steps.append(step)
         except RecipeError as error:
             problems.append(f"compress.{place}: {error}")
+    if sum(step.name == "quantize-static" for step in steps) > 1:
+        problems.append(
+            "two steps quantize activations: one has to see all layers, or shared values are rounded twice; "
+            'name all modules in one step (modules = "vision.*|head")'
+        )
     if problems:
         raise RecipeError("the recipe cannot be carried out", got="".join(f"\n    {problem}" for problem in problems))
     return tuple(steps)

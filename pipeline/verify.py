@@ -61,7 +61,7 @@ def verify(package: str | Path, threads: int = 1) -> Verification:
         require_runtime(target)
         try:
             return _run_vectors(folder, manifest, target, threads)
-        except Exception as error:  # a runtime can raise anything on a file that is none of its own
+        except Exception as error:  # noqa: BLE001  (a runtime can raise anything on a file that is none of its own)
             fault = f"{manifest.artifact}: does not run on its test vectors ({type(error).__name__}: {error})"
             return Verification(manifest, (fault.split("\n")[0],), {})
 

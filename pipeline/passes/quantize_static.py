@@ -24,7 +24,7 @@ class QuantizeStatic:
     calibration. What is quantized and what shares an encoding: `annotate_int8.py`.
 
     Args:
-        modules: a pattern over module paths ("vision.*"); other layers stay as they are.
+        modules: patterns over module paths ("vision.*", or several: "vision.*|head"); other layers stay as they are.
         observer: "histogram" or "minmax".
     Raises:
         CalibrationError: no calibration batches.
@@ -70,14 +70,15 @@ class QuantizeStatic:
         return PassReport(annotator.annotated, tuple(Skip(*skip) for skip in annotator.skipped))
 
     def _wants(self, node: Node) -> bool:
-        return fnmatchcase(module_path(node), self.modules)
+        return any(fnmatchcase(module_path(node), pattern) for pattern in self.modules.split("|"))
 
     def _check_pattern(self, program: Program) -> None:
         if self.modules == "*":
             return
         paths = {module_path(node) for node in program.graph.nodes} - {""}
-        if not any(fnmatchcase(path, self.modules) for path in paths):
-            raise RecipeError("the pattern matches no module", got=self.modules, expected=", ".join(sorted(paths)))
+        for pattern in self.modules.split("|"):
+            if not any(fnmatchcase(path, pattern) for path in paths):
+                raise RecipeError("the pattern matches no module", got=pattern, expected=", ".join(sorted(paths)))
 
 
 def _separate_shared_weights(program: Program) -> None:

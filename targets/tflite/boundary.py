@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgewright.pipeline.program import TensorSpec
+if TYPE_CHECKING:
+    from edgewright.pipeline.program import TensorSpec
 
 
 def restore_boundary(

@@ -112,8 +112,13 @@ def test_stop_jobs_ends_what_is_at_work(tmp_path: Path, monkeypatch: pytest.Monk
     assert processes_with("sleep 87654") == []
 
 
-def test_the_workers_own_failure_is_told_with_its_refusals(tmp_path: Path) -> None:
-    """The real worker: what a target refuses arrives as data."""
+def test_the_workers_own_failure_is_told_whatever_lies_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real worker, beside files of the user's that are called as Python's own modules."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("random", "inspect", "json"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the user's own')")
 
     @dataclass(frozen=True)
     class Unknown:
