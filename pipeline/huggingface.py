@@ -56,15 +56,16 @@ def _load(folder: Path, config: dict[str, object]) -> nn.Module:
         ) from None
     names = config.get("architectures") or []
     name = str(names[0]) if isinstance(names, list) and names else ""
-    kind: Any = getattr(transformers, name, None)
+    kind = getattr(transformers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise CaptureError(
             "transformers has no such architecture", got=name or "none named", where=folder / "config.json"
         )
+    architecture: Any = kind
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        model, loading = kind.from_pretrained(
+        model, loading = architecture.from_pretrained(
             str(folder),
             local_files_only=True,
             use_safetensors=True,
