@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Run the command line; errors of ours are printed as they are, without a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
         raise SystemExit(0)
@@ -35,6 +37,12 @@ def main() -> NoReturn:
         if exit_.code == 130:  # Typer's answer to Ctrl-C
             print("edgewright: interrupted; every package in place is whole", file=sys.stderr)
         raise
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """SIGTERM ends as Ctrl-C does: workers are stopped and staging is cleaned up on the way out."""
+    print("edgewright: terminated; nothing was overwritten", file=sys.stderr)
+    raise SystemExit(128 + number)
 
 
 def _console() -> Console:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from edgewright.targets.accounting import (
     Step,
@@ -50,7 +51,13 @@ def inspect_ir(path: Path) -> Inspection:
     layers = compile_model(path, 1).get_runtime_model().get_ordered_ops()
     stated = {step.name: step.macs for step in steps if step.macs}
     executed = [kernel for node in layers if _layer(node) != "Const" for kernel in _kernels(node, stated)]
-    return account("OpenVINO IR 11", steps, sizes, constants, by_dtype, executed)
+    return account(f"OpenVINO IR {_version(path)}", steps, sizes, constants, by_dtype, executed)
+
+
+def _version(path: Path) -> str:
+    """The version that the .xml states; only its first element is read."""
+    _, root = next(ElementTree.iterparse(path, events=("start",)))
+    return str(root.get("version"))
 
 
 def _value(port: Any) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgewright.errors import CheckpointError
 from edgewright.pipeline.sources import load_checkpoint
-from tests.small_release import contents, run_command, write_release
+from tests.small_release import contents, delivery_of, reference_model, run_command, write_release
 
 
 def net() -> nn.Module:
@@ -181,6 +181,22 @@ def test_a_trusted_pt2_file_with_other_inputs_is_refused(tmp_path: Path, capsys:
     assert "the .pt2 file has other inputs than the release declares" in error
     assert "'input'" in error
     assert "'x'" in error
+
+
+@pytest.mark.slow
+def test_a_trusted_pt2_file_is_delivered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import hashlib
+
+    release = write_release(tmp_path / "release")
+    release.edit(f"{release.task}:build", "model.pt2")
+    release.edit('checkpoint = "weights.safetensors"\n', "")
+    file = release.folder / "model.pt2"
+    exported = torch.export.export(reference_model(release.folder, release.task), (), {"x": torch.zeros(1, 16)})
+    torch.export.save(exported, file)
+    trust = "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    assert run_command("export", release.file, "--out", tmp_path / "out", "--trust-input", trust) == 0
+    capsys.readouterr()
+    assert delivery_of(tmp_path / "out", "raspberry-pi-5-onnx")["status"] == "passed"
 
 
 def test_data_dependent_control_flow_is_told_with_the_users_line(
