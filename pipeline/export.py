@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,13 +21,14 @@ from edgewright.pipeline.jobs import JOBS, run_job, stop_jobs
 from edgewright.pipeline.metric import Metric, MetricInput, Swap
 from edgewright.pipeline.package import publish, sha256_of
 from edgewright.pipeline.passes.runner import Ran
-from edgewright.pipeline.plan import Plan, PlannedDelivery, check_output_folder, make_plan
+from edgewright.pipeline.plan import Plan, PlannedDelivery, make_plan
 from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.release import Release, locate_files, read_release
 from edgewright.pipeline.report import render_report
 from edgewright.pipeline.results import DeliveryResult, ReleaseResult
 from edgewright.pipeline.sources import add_import_roots, load_model
 from edgewright.pipeline.stage import pass_records
+from edgewright.pipeline.staging import staging_folder
 from edgewright.pipeline.subject import Subject, part_of, saved_program, whole_model
 
 RESULT, REPORT = "release.json", "report.html"
@@ -91,27 +91,20 @@ def export(
     roots = (Path.cwd(), file.resolve().parent)
     add_import_roots(*roots)
     stages = Stages(progress)
-    with stages("plan"):
-        with quiet():  # the user's modules and ours import torchao and transformers, which talk on import
-            plan = make_plan(content)
-        is_new = not out.exists()
-        check_output_folder(out)
+    with stages("plan"), quiet():  # the user's modules and ours import torchao and transformers, which talk on import
+        plan = make_plan(content)
     import torch
 
     # Half of the cores: the converters' processes have the rest, and threads that wait for a core spin.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    staging = out / f".edgewright-{os.getpid()}"
-    staging.mkdir()
-    try:
-        material = _load(content, plan, stages, trust_input, roots)
-        deliveries = _deliver(material, staging, stages, strict, timeout_s)
+    with staging_folder(out) as staging:
+        try:
+            material = _load(content, plan, stages, trust_input, roots)
+            deliveries = _deliver(material, staging, stages, strict, timeout_s)
+        finally:
+            stop_jobs()
         result = _result(material, deliveries, stages)
         _publish(result, staging, out)
-    finally:
-        stop_jobs()
-        shutil.rmtree(staging, ignore_errors=True)
-        if is_new and not any(out.iterdir()):
-            out.rmdir()
     return result
 
 

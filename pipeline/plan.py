@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from edgewright.device_profiles import load_profile
 from edgewright.device_profiles.predict import runtime_of
@@ -89,19 +87,3 @@ def _collected(problems: list[EdgewrightError], where: str | None = None) -> Ite
         if where is not None:
             error.args = (f"{where}: {error.args[0]}",)
         problems.append(error)
-
-
-def check_output_folder(out: Path) -> None:
-    """Raise ReleaseError when the output folder cannot be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".edgewright-{os.getpid()}"
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise ReleaseError(
-            "the output folder is not writable",
-            got=f"{error.strerror} ({error.filename})",
-            where=out,
-            do="choose another --out",
-        ) from None

@@ -234,3 +234,23 @@ def test_a_newer_release_replaces_the_older_one_whole(tmp_path: Path, capsys: py
     assert manifest["low_precision_share"]["value"] == 0.0
     assert manifest["end_to_end"]["sqnr_db"] >= 80
     assert staging_left(out) == []
+
+
+def test_what_a_killed_run_left_behind_is_removed_by_the_next(tmp_path: Path) -> None:
+    from edgewright.pipeline.staging import staging_folder
+
+    left = tmp_path / ".edgewright-999999999"
+    (left / "half").mkdir(parents=True)
+    with staging_folder(tmp_path) as staging:
+        assert staging.is_dir()
+        assert not left.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_an_error_with_a_way_out_and_leaves_no_staging(tmp_path: Path) -> None:
+    from edgewright.errors import PackageError
+    from edgewright.pipeline.staging import staging_folder
+
+    with pytest.raises(PackageError, match="No space left"), staging_folder(tmp_path / "out"):
+        raise OSError(28, "No space left on device", "model.onnx")
+    assert not (tmp_path / "out").exists()
