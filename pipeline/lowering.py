@@ -61,6 +61,8 @@ def write_files(program: Program, target: Target, folder: Path, *, integer_bound
     refuse(target.refusals(legal))
     try:
         return target.lower(legal, folder, integer_boundary=integer_boundary)
+    except TargetError:
+        raise
     except Exception as error:  # a converter can raise anything
         raise LoweringError(
             f"the converter of {target.name} failed",

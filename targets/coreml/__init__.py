@@ -34,7 +34,7 @@ class CoremlTarget:
         return SpellOutDefaults(), SeparateOutputs()
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
-        """Nothing is refused ahead of the converter: what it lacks ends the delivery in a LoweringError."""
+        """Nothing here: `lower` refuses what coremltools has no converter for, once the program is in its form."""
         return ()
 
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 from edgewright.targets.coreml.compact import share_constants
+from edgewright.targets.coreml.refusals import unknown_operations
 
 AUTHOR = "com.apple.CoreML"
 DTYPES = "edgewright.dtypes"
@@ -19,14 +20,20 @@ DTYPES = "edgewright.dtypes"
 def write_mlpackage(program: Program, path: Path) -> None:
     """Convert a legalized program for iOS 17 and save it under `path`, a folder ending in .mlpackage.
 
+    Raises TargetError with every operation that coremltools cannot convert.
+
     Arithmetic is float32, unless the program's weights are float16: then it is float16, Core ML's native form.
     """
+    from edgewright.pipeline.lowering import refuse
+
     with quiet():
         import coremltools as ct
 
         half = "float16" in program.weight_bytes()
+        exported = program.exported().run_decompositions({})
+        refuse(unknown_operations(exported))
         converted = ct.convert(
-            program.exported().run_decompositions({}),
+            exported,
             outputs=[ct.TensorType(name=spec.name) for spec in program.outputs],
             minimum_deployment_target=ct.target.iOS17,
             compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
