@@ -1,0 +1,186 @@
+"""Passes that make room for outliers, put biases on the integer grid, and halve weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import edgewright as ew
+from edgewright.errors import TargetError
+from edgewright.pipeline.metrics import sqnr_db
+from edgewright.pipeline.passes.balance_outputs import BalanceOutputs
+from edgewright.pipeline.passes.base import Context
+from edgewright.pipeline.passes.convert_fp16 import ConvertFp16
+from edgewright.pipeline.passes.encoded_values import encoded_values
+from edgewright.pipeline.passes.runner import run_passes
+from edgewright.pipeline.passes.smooth_activations import SmoothActivations
+from edgewright.pipeline.program import Program
+
+aten = torch.ops.aten
+W8A8 = [{"pass": "quantize", "scheme": "w8a8"}]
+
+
+class Block(nn.Module):
+    """A post-norm feed-forward block with a massive channel inside and one in its result, as language encoders have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 32), nn.Linear(32, 16)
+        with torch.no_grad():
+            self.norm.weight[3] = 30.0
+            self.down.weight[5] *= 100.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        return normed + self.down(F.gelu(self.up(normed)))
+
+
+class Head(nn.Module):
+    """A convolution whose dead and loud channels reach the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 8, 3), nn.Linear(8, 4)
+        with torch.no_grad():
+            self.conv.weight[0], self.conv.bias[0] = 0.0, -1.0
+            self.conv.weight[1] *= 50.0
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(torch.relu(self.conv(image)).mean((2, 3)))
+
+
+def program_of(model: nn.Module, *shape: int) -> tuple[Program, list[dict[str, Tensor]]]:
+    torch.manual_seed(0)
+    batches = [torch.randn(shape) for _ in range(16)]
+    program = ew.capture(model, (batches[0],))
+    return program, [{program.inputs[0].name: batch} for batch in batches]
+
+
+def outputs(program: Program, batches: list[dict[str, Tensor]]) -> Tensor:
+    return torch.cat([next(iter(program.run(batch).values())) for batch in batches])
+
+
+def block() -> tuple[Program, list[dict[str, Tensor]]]:
+    torch.manual_seed(1)
+    return program_of(Block(), 4, 16)
+
+
+@pytest.mark.parametrize("step", [SmoothActivations(), BalanceOutputs()], ids=lambda step: step.name)
+def test_outlier_passes_fire_and_change_no_number(step: SmoothActivations | BalanceOutputs) -> None:
+    program, batches = block()
+    result = run_passes(program, [step], Context(batches))
+    assert result.reports[0].report.rewrites > 0
+    assert sqnr_db(outputs(program, batches).numpy(), outputs(result.program, batches).numpy()) > 110
+
+
+def test_int8_with_the_outlier_passes_beats_int8_without_them_by_far() -> None:
+    program, batches = block()
+    plain = [{"pass": "quantize-static"}]
+    reference = outputs(program, batches).numpy()
+    without = sqnr_db(reference, outputs(ew.compress(program, plain, batches=batches).program, batches).numpy())
+    with_them = sqnr_db(reference, outputs(ew.compress(program, W8A8, batches=batches).program, batches).numpy())
+    assert with_them > without + 1.0
+
+
+def test_a_convolutional_classifier_is_left_alone_since_a_runtime_would_round_the_factors() -> None:
+    program, batches = program_of(Head(), 1, 1, 8, 8)
+    result = run_passes(program, [SmoothActivations(), BalanceOutputs()], Context(batches))
+    assert [ran.report.rewrites for ran in result.reports] == [0, 0]
+    assert all(skip.reason for ran in result.reports for skip in ran.report.skips)
+    assert any("encoding of its own" in skip.reason for skip in result.reports[0].report.skips)
+
+
+def test_dead_channels_get_no_extreme_factor() -> None:
+    torch.manual_seed(1)
+    model = Block()
+    with torch.no_grad():
+        model.norm.weight[7] = model.norm.bias[7] = 0.0
+    program, batches = program_of(model, 4, 16)
+    result = run_passes(program, [SmoothActivations()], Context(batches)).program
+    smoothing = [tensor for node, tensor in result.constants() if "smoothing" in str(node.target)]
+    assert smoothing
+    assert all(float(tensor.abs().max()) < 1e3 for tensor in smoothing)
+
+
+def test_encoded_values_are_layers_their_moves_and_convolutional_chains() -> None:
+    program, _ = program_of(Head(), 1, 1, 8, 8)
+    names = {node.target for node in encoded_values(program.graph)}
+    assert {aten.conv2d.default, aten.relu.default, aten.mean.dim, aten.linear.default} <= names
+    program, _ = block()
+    assert aten.gelu.default not in {node.target for node in encoded_values(program.graph)}
+
+
+def test_biases_lie_on_the_grid_of_their_layers_scales() -> None:
+    program, batches = program_of(Head(), 1, 1, 8, 8)
+    compressed = ew.compress(program, W8A8, batches=batches).program
+    layers = [node for node in compressed.graph.nodes if node.target in (aten.conv2d.default, aten.linear.default)]
+    assert len(layers) == 2
+    for layer in layers:
+        data, weight, bias = layer.args[:3]
+        step = compressed.tensor(weight.args[1]).double() * float(data.args[1])
+        steps = compressed.tensor(bias).double() / step
+        assert float((steps - steps.round()).abs().max()) < 1e-3 * max(1.0, float(steps.abs().max()) * 1e-3)
+
+
+def test_an_int8_convolutional_network_is_bit_exact_in_integer_runtimes(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the onnx extra is not installed")
+    program, batches = program_of(Head(), 1, 1, 8, 8)
+    compressed = ew.compress(program, W8A8, batches=batches).program
+    verdict = ew.validate(ew.lower(compressed, "onnx", tmp_path), compressed, batches)
+    assert verdict.outputs["output_0"].max_difference == 0.0
+
+
+def test_fp16_stores_halves_and_skips_what_would_overflow() -> None:
+    program, batches = program_of(nn.Linear(32, 32), 1, 32)
+    half = run_passes(program, [ConvertFp16()]).program
+    assert half.weight_bytes()["float16"] == 32 * 32 * 2
+    assert 50 < sqnr_db(outputs(program, batches).numpy(), outputs(half, batches).numpy()) < 100
+    loud = nn.Linear(32, 32)
+    with torch.no_grad():
+        loud.weight[0, 0] = 1e5
+    report = run_passes(program_of(loud, 1, 32)[0], [ConvertFp16()]).reports[0].report
+    assert report.rewrites == 0
+    assert "65504" in report.skips[0].reason
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "coreml", "tflite"])
+def test_fp16_files_are_half_the_size_and_within_the_targets_tolerance(target: str, tmp_path: Path) -> None:
+    from edgewright.targets import get_target, require_runtime
+
+    chosen = get_target(target)
+    try:
+        require_runtime(chosen)
+    except TargetError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(2)
+    program, batches = program_of(nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 128)), 1, 128)
+    half = ew.compress(program, [{"pass": "quantize", "scheme": "fp16"}]).program
+    artifact = ew.lower(half, target, tmp_path)
+    assert ew.validate(artifact, half, batches, original=program).passed
+    stored = chosen.inspect(artifact).bytes_by_dtype
+    assert stored["float16"] >= 2 * 128 * 256 * 2
+    assert stored.get("float32", 0) < 10_000
+
+
+def test_integer_outer_ports_of_tflite_compute_the_same_and_say_their_encodings(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="the tflite extra is not installed")
+    program, batches = program_of(Head(), 1, 1, 8, 8)
+    compressed = ew.compress(program, W8A8, batches=batches).program
+    artifact = ew.lower(compressed, "tflite", tmp_path, integer_boundary=True)
+    with ew.open(artifact) as session:
+        assert {name: encoding.dtype for name, encoding in session.encodings.items()} == {
+            "image": "int8",
+            "output_0": "int8",
+        }
+    assert ew.validate(artifact, compressed, batches).outputs["output_0"].max_difference == 0.0
+
+
+def test_integer_outer_ports_are_refused_where_a_format_has_none(tmp_path: Path) -> None:
+
+    program, _ = program_of(nn.ReLU(), 1, 4)
+    with pytest.raises(TargetError, match="integer_boundary"):
+        ew.lower(program, "onnx", tmp_path, integer_boundary=True)
