@@ -48,8 +48,11 @@ def account(
 
     Args:
         activation_bytes: size of each computed value (inputs included), by name; a name without size counts as 0.
-        constant_bytes: size of each constant as stored, by name.
+        constant_bytes: size of each constant as stored, by name. What is computed from constants alone (dequantized
+            weights) is no activation: runtimes fold it, or keep it stored.
     """
+    folded = _folded(steps, constant_bytes)
+    activation_bytes = {name: size for name, size in activation_bytes.items() if name not in folded}
     operations = tuple(
         Operation(
             step.name,
@@ -69,6 +72,15 @@ def account(
         None if executed is None else tuple(executed),
         peak,
     )
+
+
+def _folded(steps: Sequence[Step], constants: Mapping[str, int]) -> set[str]:
+    """The values that depend on constants alone."""
+    known = set(constants)
+    for step in steps:
+        if step.reads and known.issuperset(step.reads):
+            known.update(step.writes)
+    return known
 
 
 def peak_activation_bytes(steps: Sequence[Step], sizes: Mapping[str, int]) -> int:

@@ -182,6 +182,9 @@ def _kernel(
     op = arguments["op_name"]
     inputs = [next(iter(entry.items())) for entry in arguments["input_type_shape"]]
     compute = PROFILE_DTYPES.get(inputs[0][0], inputs[0][0]) if inputs else "none"
+    if op.startswith("QLinear"):  # the first input of some is a scale
+        result = next(iter(arguments["output_type_shape"][0]))
+        compute = PROFILE_DTYPES.get(result, result)
     macs = 0
     if op in INTEGER_KERNELS or op in FLOAT_KERNELS:
         place = INTEGER_KERNELS.get(op, FLOAT_KERNELS.get(op, 1))
