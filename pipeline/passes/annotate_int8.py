@@ -9,6 +9,7 @@ The rules, and why:
   in float, because int8 adds there cost 20 to 30 dB.
 - Operations that only move values (reshape, transpose, slice, maximum, padding) share their input's encoding, and a
   concatenation shares one among its inputs and output, so that no runtime has to re-quantize.
+- Transposed convolutions stay in float: ONNX Runtime, OpenVINO and LiteRT compute them so, whatever the file says.
 - What a matrix product multiplies has symmetric encodings, everything else a zero point.
 - Integer tensors (indices, masks, positions) are never touched.
 """
@@ -37,7 +38,8 @@ from torchao.quantization.pt2e.quantizer import (
 
 from edgewright.pipeline.passes.graph import aten, is_floating, value_of
 
-CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv_transpose2d.input})
+CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default})
+TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})
 LINEAR = aten.linear.default
 PRODUCTS = frozenset({aten.matmul.default, aten.bmm.default, aten.mm.default})
 FUSED_ACTIVATIONS = frozenset({aten.relu.default, aten.hardtanh.default, aten.relu6.default})
@@ -156,6 +158,10 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
                 continue
             if node.target in CONVOLUTIONS or node.target is LINEAR:
                 self._layer(node)
+            elif node.target in TRANSPOSED:
+                self.skipped.append(
+                    (node.name, "no runtime computes transposed convolutions in integers from this form")
+                )
             elif node.target in PRODUCTS:
                 self._product(node)
             elif node.target is EMBEDDING:
@@ -181,12 +187,8 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
         if not isinstance(data, Node) or not isinstance(weight, Node) or weight.op != "get_attr":
             self.skipped.append((node.name, "its weight is computed, not constant"))
             return
-        axis = 1 if node.target is aten.conv_transpose2d.input else 0
-        if axis == 1 and len(node.args) > 6 and node.args[6] != 1:
-            self.skipped.append((node.name, "grouped transposed convolutions have no per-channel form"))
-            return
         chain = node.target in CONVOLUTIONS or data in self._chain
-        self._tail(node, {data: self._activation(data), weight: _weight(axis)}, chain=chain)
+        self._tail(node, {data: self._activation(data), weight: _weight(0)}, chain=chain)
 
     def _product(self, node: Node) -> None:
         left, right = node.args[0], node.args[1]

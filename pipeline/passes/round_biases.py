@@ -14,7 +14,7 @@ from edgewright.pipeline.passes.graph import add_constant, aten
 from edgewright.pipeline.program import Program
 
 quantized = torch.ops.quantized_decomposed
-LAYERS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv_transpose2d.input, aten.linear.default})
+LAYERS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.linear.default})
 LARGEST = 2**31 - 1
 
 
