@@ -25,7 +25,11 @@ ExampleInputs = Sequence[Any] | Mapping[str, Any]
 
 
 def capture(
-    model: nn.Module | str | Path, example_inputs: ExampleInputs = (), *, trust_input: str | None = None
+    model: nn.Module | str | Path,
+    example_inputs: ExampleInputs = (),
+    dynamic_shapes: object = None,
+    *,
+    trust_input: str | None = None,
 ) -> Program:
     """Trace a model to a flat ATen graph.
 
@@ -33,15 +37,25 @@ def capture(
         model: a module (it is put into evaluation mode), a Hugging Face folder, or a .pt2 file.
         example_inputs: a tuple (positional) or a dict (by argument name) of tensors; values may be nested tuples,
             lists or dicts. A .pt2 file needs none.
+        dynamic_shapes: None; every other value is refused, since programs have fixed shapes in this version.
         trust_input: SHA-256 of the .pt2 file. Loading one can execute code, so it is refused without.
     Raises:
         CaptureError: what cannot be captured, with the user's own source line and a way out.
         CheckpointError: weights with NaN or infinity, all by name.
     """
+    if dynamic_shapes is not None:
+        raise CaptureError(
+            "programs have fixed shapes in this version",
+            got=f"dynamic_shapes={dynamic_shapes!r}",
+            expected="None",
+            do="capture one program for each size that you deliver",
+        )
     if isinstance(model, str | Path):
         path = Path(model)
         if path.suffix == ".pt2":
-            return _program_of(_load_pt2(path, trust_input), ())
+            exported = _load_pt2(path, trust_input)
+            refuse_nonfinite_weights(exported.module(check_guards=False))
+            return _program_of(exported, ())
         from edgewright.pipeline.huggingface import load_folder
 
         model = load_folder(path)

@@ -440,3 +440,18 @@ def test_a_loaded_program_passes_through_an_idle_pass(tmp_path: Path) -> None:
     program.save(tmp_path / "program.pt2")
     loaded = Program.load(tmp_path / "program.pt2", program.inputs, program.outputs)
     assert run_passes(loaded, [FoldBatchnorm()]).reports[0].report.rewrites == 0
+
+
+def test_dynamic_shapes_are_refused_with_a_way_out() -> None:
+    with pytest.raises(CaptureError, match="fixed shapes"):
+        capture(nn.ReLU(), (torch.ones(2, 3),), {"input": {0: "batch"}})
+
+
+def test_a_trusted_pt2_file_with_nan_weights_is_refused_by_name(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.weight[1, 2] = float("nan")
+    file = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(model, (torch.ones(1, 3),)), file)
+    with pytest.raises(CheckpointError, match="weight"):
+        capture(file, trust_input=hashlib.sha256(file.read_bytes()).hexdigest())
