@@ -9,7 +9,8 @@ The rules, and why:
   in float, because int8 adds there cost 20 to 30 dB.
 - Operations that only move values (reshape, transpose, slice, maximum, padding) share their input's encoding, and a
   concatenation shares one among its inputs and output, so that no runtime has to re-quantize.
-- Transposed convolutions stay in float: ONNX Runtime, OpenVINO and LiteRT compute them so, whatever the file says.
+- Transposed convolutions stay in float: ONNX Runtime and OpenVINO were seen to compute them so even when quantized.
+  (LiteRT's converter makes an integer kernel of one between two encodings, with weight scales of its own choice.)
 - What a matrix product multiplies has symmetric encodings, everything else a zero point.
 - Integer tensors (indices, masks, positions) are never touched.
 """
@@ -160,7 +161,10 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
                 self._layer(node)
             elif node.target in TRANSPOSED:
                 self.skipped.append(
-                    (node.name, "no runtime computes transposed convolutions in integers from this form")
+                    (
+                        node.name,
+                        "transposed convolutions stay in float: ONNX Runtime and OpenVINO were seen to compute them so",
+                    )
                 )
             elif node.target in PRODUCTS:
                 self._product(node)
