@@ -37,8 +37,8 @@ PARENT = "parent"
 MEASURE = "measure"  # the folder of a measurement, inside of its delivery's
 
 INTERVAL_S = 0.05
-SECONDS = {"digits": 120.0, "vision_text": 240.0, "minilm": 240.0}  # on two cores
-MOST_BYTES = 6e9  # of all processes together: an 8 GB machine has to do
+SECONDS = {"digits": 120.0, "vision_text": 240.0, "minilm": 30.0}  # on two cores; minilm's are aims
+MOST_BYTES = {"digits": 6e9, "vision_text": 6e9, "minilm": 3e9}  # of all processes together
 GB = 1e9
 
 
@@ -151,8 +151,8 @@ def job_of(command: Sequence[str]) -> str | None:
 def misses(example: str, seconds: float, together: int, result: ReleaseResult) -> Iterator[str]:
     if seconds > SECONDS[example]:
         yield f"{seconds:.0f} s, limit {SECONDS[example]:.0f} s"
-    if together > MOST_BYTES:
-        yield f"{together / GB:.2f} GB, limit {MOST_BYTES / GB:.0f} GB"
+    if together > MOST_BYTES[example]:
+        yield f"{together / GB:.2f} GB, limit {MOST_BYTES[example] / GB:.0f} GB"
     for delivery in result.deliveries:
         if delivery.status not in ("passed", "undecided"):
             yield f"{delivery.name} {delivery.status}: {delivery.reason}"
@@ -174,7 +174,7 @@ def print_table(console: Console, row: Measured) -> None:
         table.add_row("  its measurement", "", gigabytes(row, f"{name}/{MEASURE}"), "")
     table.add_row(PARENT, "", gigabytes(row, PARENT), "")
     table.add_section()
-    limits = f"limits: {SECONDS[row.example]:.0f} s, {MOST_BYTES / GB:.0f} GB"
+    limits = f"limits: {SECONDS[row.example]:.0f} s, {MOST_BYTES[row.example] / GB:.0f} GB"
     table.add_row("all together", f"{row.seconds:.1f}", f"{row.together_bytes / GB:.2f}", limits)
     console.print(table)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edgewright.errors import CalibrationError, did_you_mean
+from edgewright.errors import CalibrationError, ShapeError, did_you_mean
+from edgewright.pipeline.shapes import Dim, OpenShapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,13 +30,16 @@ class Port(Protocol):
     def dtype(self) -> str: ...
 
 
-def load_samples(source: str, ports: Sequence[Port], samples: int, key: str) -> list[Sample]:
-    """Read up to `samples` samples, each with named dimensions of size 1.
+def load_samples(
+    source: str, ports: Sequence[Port], samples: int, key: str, dims: tuple[Dim, ...] = ()
+) -> list[Sample]:
+    """Read up to `samples` samples, each of size 1 along a named first dimension.
 
     Args:
         source: "module:function" giving an iterable of dicts of arrays; an .npz or .safetensors file whose arrays are
             stacked along the first axis; or a folder of .npy files (one input) or images.
         key: where the release file names it, for messages.
+        dims: the other named dimensions; samples may have any size within their bounds.
     Raises:
         CalibrationError: nothing there, wrong names, shapes or dtypes, NaN or infinity.
     """
@@ -48,7 +52,9 @@ def load_samples(source: str, ports: Sequence[Port], samples: int, key: str) -> 
                 where=f"{key}, item {number}",
             )
         where = f"{key}, item {number}"
-        found += islice(_split(_checked(batch, ports, where), ports, where), samples - len(found))
+        arrays = _checked(batch, ports, where)
+        _check_sizes(arrays, ports, dims, where)
+        found += islice(_split(arrays, ports, where), samples - len(found))
         if len(found) >= samples:
             break
     if not found:
@@ -132,6 +138,17 @@ def _fitting(array: np.ndarray[Any, Any], port: Port, where: str) -> np.ndarray[
             got = f"{array.min()} to {array.max()}"
             raise CalibrationError(f"values that {wanted} cannot hold", got=got, where=place)
     return array.astype(wanted, copy=False)
+
+
+def _check_sizes(arrays: Sample, ports: Sequence[Port], dims: tuple[Dim, ...], where: str) -> None:
+    """Open sizes are within their bounds; the first dimension counts samples and has none here."""
+    first = {port.shape[0] for port in ports if port.shape}
+    shapes = OpenShapes.of(ports, tuple(dim for dim in dims if dim.name not in first))
+    if shapes.dims:
+        try:
+            shapes.sizes(arrays)
+        except ShapeError as error:
+            raise CalibrationError(f"{where}: {error}") from None
 
 
 def _split(arrays: Sample, ports: Sequence[Port], where: str) -> Iterator[Sample]:

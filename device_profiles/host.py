@@ -5,8 +5,10 @@ It carries only runtimes that are installed here. Its latencies are measured, so
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -17,6 +19,7 @@ import psutil
 
 from edgewright.device_profiles.load import parse_profile
 from edgewright.device_profiles.schema import DeviceProfile
+from edgewright.targets import TARGETS, get_target, target_names
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -85,7 +88,7 @@ def _describe(cpu: dict[str, str]) -> dict[str, Any]:
                 "source": "detected: half of the memory, so that the rest can run",
             },
         },
-        "runtimes": [runtime for target in _RUNTIMES if (runtime := _runtime(target)) is not None],
+        "runtimes": [*(runtime for target in _RUNTIMES if (runtime := _runtime(target)) is not None), *_plugged()],
     }
 
 
@@ -133,3 +136,20 @@ def _runtime(target: str) -> dict[str, Any] | None:
             "spread": {"value": 1.5, "source": "estimate: the nets measured lie within 1.17"},
         },
     }
+
+
+def _plugged() -> Iterator[dict[str, Any]]:
+    """Runtimes of installed targets from entry points: they are run and measured here, and nothing is known of them."""
+    for name in target_names():
+        modules = get_target(name).modules
+        if name in TARGETS or any(importlib.util.find_spec(module) is None for module in modules):
+            continue
+        distribution = metadata.packages_distributions()[modules[0]][0]
+        yield {
+            "target": name,
+            "runtime": distribution,
+            "versions": [metadata.version(distribution)],
+            "units": ["cpu"],
+            "delegate": "as the target opens it",
+            "threads": _cores(),
+        }

@@ -106,9 +106,13 @@ def predict_peak_bytes(inspection: Inspection, profile: DeviceProfile, target: s
     profile).
 
     Raises:
-        DeviceError: the profile does not carry the runtime.
+        DeviceError: the profile does not carry the runtime, or has no memory model for it.
     """
     memory = runtime_of(profile, target).memory
+    if memory is None:
+        raise DeviceError(
+            f"{profile.name} has no memory model for {target}", where=profile.name, do="run the file here"
+        )
     weights = sum(inspection.bytes_by_dtype.values())
     expected = (
         memory.base_mb.value * 1e6

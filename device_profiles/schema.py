@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from edgewright.errors import did_you_mean
+from edgewright.targets import TARGETS, target_names
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-TargetName = Literal["onnx", "coreml", "tflite", "openvino"]
+
+
+def _known(name: str) -> str:
+    if name not in TARGETS and name not in target_names():  # the latter reads the metadata of all distributions
+        raise ValueError(f"no such target: {name!r} ({did_you_mean(name, target_names())})")
+    return name
+
+
+TargetName = Annotated[str, AfterValidator(_known)]
 Unit = Literal["cpu", "ane", "npu", "tpu"]
 Dtype = Literal["float32", "float16", "bfloat16", "int8"]
 Feature = Literal[
@@ -139,11 +150,20 @@ class MemoryModel(Record):
     spread: Factor
 
 
+class Carried(Record):
+    """A version of a runtime that the device is known to run, by the name under which pip installs it elsewhere."""
+
+    pin: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+==[0-9][A-Za-z0-9.]*$")]
+    source: Text
+
+
 class Runtime(Record):
     """A runtime that the device carries, as an app would use it.
 
     Args:
         versions: those that the figures hold for.
+        carries: exact versions known to run there, for packages to be verified in; empty where no source names one.
+        format, memory: None only on the host, for targets from entry points: there they are measured, not predicted.
         units: compute units in the order in which the runtime tries them.
         delegate: its name for what drives the first unit.
         threads: CPU threads where the caller says none.
@@ -153,12 +173,13 @@ class Runtime(Record):
     target: TargetName
     runtime: Text
     versions: tuple[Text, ...] = Field(min_length=1)
-    format: Limit
+    format: Limit | None = None
     units: tuple[Unit, ...] = Field(min_length=1)
     delegate: Text
     threads: int = Field(gt=0, strict=True)
-    memory: MemoryModel
+    memory: MemoryModel | None = None
     kernels: tuple[Kernel, ...] = ()
+    carries: tuple[Carried, ...] = ()
 
 
 class Anchor(Record):
@@ -252,4 +273,6 @@ class DeviceProfile(Record):
         ]
         if not self.is_host and not any("float32" in kernel.dtypes for kernel in runtime.kernels):
             gaps.append("no kernel runs float32, which every other dtype falls back to")
+        if not self.is_host and (runtime.format is None or runtime.memory is None):
+            gaps.append("format or memory is missing, which only the host can do without")
         return gaps

@@ -11,6 +11,10 @@ from edgewright.device_profiles.predict import Interval, predict_latency_ms, pre
 from edgewright.errors import EdgewrightError
 from edgewright.pipeline import limits
 from edgewright.pipeline.arrays import load_samples_file
+from edgewright.pipeline.assess_metric import assess_metric
+from edgewright.pipeline.assess_runtimes import run_named, runtime_checks
+from edgewright.pipeline.assess_sizes import compare_sizes, size_checks, size_notes
+from edgewright.pipeline.drift_job import locate_drift
 from edgewright.pipeline.jobs import JOBS, run_job
 from edgewright.pipeline.low_precision import low_precision_share
 from edgewright.pipeline.measure import Measurement
@@ -24,9 +28,10 @@ from edgewright.pipeline.results import (
     Provenance,
     RefusalRecord,
 )
-from edgewright.pipeline.stage import stage_package
+from edgewright.pipeline.speed import compare_with_float32
+from edgewright.pipeline.stage import VECTOR_SAMPLES, stage_package, vectors_floor_db
 from edgewright.pipeline.validate import compare, parity_floor
-from edgewright.targets.base import Artifact, Inspection, Operation
+from edgewright.targets.base import Artifact, Inspection, Target
 
 if TYPE_CHECKING:
     from edgewright.pipeline.export import Material
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from edgewright.pipeline.subject import Subject
 
 MEASURE_TIMEOUT_S = 300.0
+PARITY = "parity of "
 OVERHEAD_BYTES = 20_000
 MB = 1e6
 
@@ -74,14 +80,23 @@ def assess(
     share = Figure(
         value=inspection.low_precision_share, provenance="file" if inspection.executed is None else "executed"
     )
-    metric = _metric(material, subject, job)
+    metric = assess_metric(material.metric, subject, job["metric"], found, staging / JOBS / delivery.label)
     tolerance = delivery.target.capabilities.tolerance_for(subject.program.weight_bytes())
+    asked = _is_comparable(material, subject, ran)
+    speed = compare_with_float32(delivery, subject, staging, inspection) if asked else None
+    sizes = compare_sizes(subject, found)
+    parity = parity_checks(ran, tolerance, compression, end_to_end, material.release.quality.min_sqnr_db)
+    missed = any(check.outcome == "missed" and check.name.startswith(PARITY) for check in parity)
     checks = [
-        *_parity_checks(ran, tolerance, compression, end_to_end, material.release.quality.min_sqnr_db),
-        *_effect_checks(subject, inspection, share),
+        *parity,
+        *size_checks(ran, tolerance, sizes),
+        *effect_checks(subject, delivery.target, inspection, share),
         *_metric_checks(ran, metric, material.release.quality.max_drop),
         *_limit_checks(delivery, artifact, latency, memory),
     ]
+    floor = vectors_floor_db(subject, found, tolerance, compression)
+    verified_on = tuple(run_named(delivery, subject, artifact, floor, material.runtimes_folder))
+    checks += runtime_checks(verified_on, len(subject.validation[:VECTOR_SAMPLES]))
     status = limits.status_of(checks, strict)
     bad = [limits.describe(check) for check in checks if check.outcome != "passed"]
     result = DeliveryResult(
@@ -100,12 +115,17 @@ def assess(
         compression=compression,
         lowering=lowering,
         end_to_end=end_to_end,
+        sizes=sizes,
         metric=metric,
         low_precision_share=share,
         latency_ms=latency,
         memory_bytes=memory,
+        speed=speed,
+        minimum=dict(inspection.minimum or delivery.target.capabilities.minimum),
+        verified_on=verified_on,
         checks=tuple(checks),
-        not_verified=tuple(_not_verified(material, delivery, job, metric)),
+        drift=locate_drift(staging / JOBS / delivery.label) if missed else None,
+        not_verified=(*_not_verified(material, delivery, job, metric), *size_notes(sizes)),
         seconds={name: round(value, 3) for name, value in job["seconds"].items()},
     )
     if status != "missed":
@@ -113,16 +133,14 @@ def assess(
     return result
 
 
+def _is_comparable(material: Material, subject: Subject, ran: Provenance) -> bool:
+    """Whether a comparison with float32 is asked for, and says something: a quantized program in its own runtime."""
+    return material.release.quality.compare_float32 and ran != "reference" and low_precision_share(subject.program) > 0
+
+
 def read_inspection(content: dict[str, Any]) -> Inspection:
     """An Inspection from a job's plain data."""
-    executed = content["executed"]
-    return Inspection(
-        content["format"],
-        tuple(Operation(**operation) for operation in content["operations"]),
-        content["bytes_by_dtype"],
-        None if executed is None else tuple(Operation(**operation) for operation in executed),
-        content["peak_activation_bytes"],
-    )
+    return Inspection.of(content)
 
 
 def _figures(
@@ -157,23 +175,12 @@ def _predicted(interval: Interval) -> Figure:
     return Figure(value=interval.expected, low=interval.low, high=interval.high, provenance="predicted")
 
 
-def _metric(material: Material, subject: Subject, job: dict[str, Any]) -> MetricResult | None:
-    if material.metric is None or subject.metric_original is None or subject.metric_compressed is None:
-        return None
-    return MetricResult(
-        name=material.metric.function,
-        original=subject.metric_original,
-        compressed=subject.metric_compressed,
-        artifact=job["metric"],
-    )
-
-
-def _parity_checks(
+def parity_checks(
     ran: Provenance, tolerance: float, compression: Comparison, end_to_end: Comparison, minimum: float | None
 ) -> list[Check]:
     checks = [
         limits.lower_limit(
-            f"parity of {name}",
+            f"{PARITY}{name}",
             "dB against the original",
             Figure(value=end_to_end.outputs[name], provenance=ran),
             parity_floor(own, tolerance),
@@ -188,9 +195,9 @@ def _parity_checks(
     return checks
 
 
-def _effect_checks(subject: Subject, inspection: Inspection, share: Figure) -> list[Check]:
+def effect_checks(subject: Subject, target: Target, inspection: Inspection, share: Figure) -> list[Check]:
     """Compression has to be in the file: integer arithmetic where the graph has it, and the graph's own bytes."""
-    stated = low_precision_share(subject.program)
+    stated = low_precision_share(subject.program, products=target.capabilities.integer_products)
     stored = sum(inspection.bytes_by_dtype.values())
     allowed = 1.1 * sum(subject.program.weight_bytes().values()) + OVERHEAD_BYTES
     checks = [

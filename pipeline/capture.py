@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -18,16 +19,36 @@ from torch import Tensor, nn
 
 from edgewright.errors import CaptureError, CheckpointError
 from edgewright.pipeline.naming import key_name, output_name
-from edgewright.pipeline.program import Program, TensorSpec, flat_module, functional
+from edgewright.pipeline.open_axes import (
+    GuardLines,
+    OpenAxes,
+    at_sizes,
+    for_export,
+    read_axes,
+    tracing_sizes,
+    violations,
+)
+from edgewright.pipeline.program import Program, TensorSpec, flat_module, functional, keep_open, symbols_of
+from edgewright.pipeline.shapes import describe
+from edgewright.pipeline.untraceable import untraceable_nodes
 from edgewright.pipeline.user_code import user_line
 
+# What a capture asserts of open sizes. Our own bounds are checked where inputs come in; no format has these.
+SIZE_CHECKS = frozenset(
+    {
+        torch.ops.aten._assert_scalar.default,
+        torch.ops.aten.sym_constrain_range.default,
+        torch.ops.aten.sym_constrain_range_for_size.default,
+    }
+)
 ExampleInputs = Sequence[Any] | Mapping[str, Any]
+DynamicShapes = Sequence[Any] | Mapping[str, Any]
 
 
 def capture(
     model: nn.Module | str | Path,
     example_inputs: ExampleInputs = (),
-    dynamic_shapes: object = None,
+    dynamic_shapes: DynamicShapes | None = None,
     *,
     trust_input: str | None = None,
 ) -> Program:
@@ -37,23 +58,19 @@ def capture(
         model: a module (it is put into evaluation mode), a Hugging Face folder, or a .pt2 file.
         example_inputs: a tuple (positional) or a dict (by argument name) of tensors; values may be nested tuples,
             lists or dicts. A .pt2 file needs none.
-        dynamic_shapes: None; every other value is refused, since programs have fixed shapes in this version.
+        dynamic_shapes: the axes that stay open, by argument name or in the order of the arguments, such as
+            `{"tokens": {1: ew.Dim("sequence", min=8, max=256)}}`; nested as the inputs are; torch.export.Dim is taken,
+            too, and the name alone where a dimension stands again. Every other size is fixed to the example's.
         trust_input: SHA-256 of the .pt2 file. Loading one can execute code, so it is refused without.
     Raises:
         CaptureError: what cannot be captured, with the user's own source line and a way out.
         CheckpointError: weights with NaN or infinity, all by name.
     """
-    if dynamic_shapes is not None:
-        raise CaptureError(
-            "programs have fixed shapes in this version",
-            got=f"dynamic_shapes={dynamic_shapes!r}",
-            expected="None",
-            do="capture one program for each size that you deliver",
-        )
     if isinstance(model, str | Path):
         path = Path(model)
         if path.suffix == ".pt2":
             exported = _load_pt2(path, trust_input)
+            _refuse_open_sizes(exported, path, dynamic_shapes)
             refuse_nonfinite_weights(exported.module(check_guards=False))
             return _program_of(exported, ())
         from edgewright.pipeline.huggingface import load_folder
@@ -63,8 +80,14 @@ def capture(
     refuse_nonfinite_weights(model)
     args, kwargs = _arguments(example_inputs)
     _register_dataclass_output(model, args, kwargs)
-    exported = _export(model, args, kwargs)
-    return _program_of(exported, _input_names(model, args, kwargs))
+    names = _input_names(model, args, kwargs)
+    if not dynamic_shapes:
+        return _program_of(_export(model, args, kwargs), names)
+    shapes = read_axes(model, args, kwargs, dynamic_shapes)
+    sizes = tracing_sizes(model, shapes.dims)
+    args, kwargs = at_sizes((args, kwargs), shapes, sizes)
+    _register_dataclass_output(model, args, kwargs, f"the model does not run at {describe(sizes)}, another size")
+    return _program_of(_export(model, args, kwargs, shapes), names, shapes)
 
 
 def refuse_nonfinite_weights(model: nn.Module) -> None:
@@ -99,7 +122,12 @@ def _arguments(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str
     return tuple(example_inputs), {}
 
 
-def _register_dataclass_output(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _register_dataclass_output(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    what: str = "the model does not run on its example inputs",
+) -> None:
     """Let torch.export see into a returned dataclass: it has to know the type beforehand."""
     args, kwargs = pytree.tree_map_only(Tensor, Tensor.clone, (args, kwargs))  # forward() may write into its inputs
     with torch.no_grad():
@@ -107,7 +135,7 @@ def _register_dataclass_output(model: nn.Module, args: tuple[Any, ...], kwargs: 
             result = model(*args, **kwargs)
         except Exception as error:
             raise CaptureError(
-                "the model does not run on its example inputs",
+                what,
                 got=f"{type(error).__name__}: {error}".strip().split("\n")[0],
                 where=_user_line(error, model),
                 do="check the names, shapes and dtypes of the example inputs against forward()",
@@ -117,12 +145,26 @@ def _register_dataclass_output(model: nn.Module, args: tuple[Any, ...], kwargs: 
         torch.export.register_dataclass(kind)
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: OpenAxes | None = None
+) -> torch.export.ExportedProgram:
+    axes = None if shapes is None else for_export(args, kwargs, shapes)
+    guards = GuardLines()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), guards if shapes else contextlib.nullcontext():
             warnings.simplefilter("ignore")
-            return functional(torch.export.export(model, args, kwargs, strict=False))
+            exported = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=axes)
+            return functional(exported, is_open=shapes is not None)
     except Exception as error:
+        violated = violations(str(error))
+        if violated is not None:
+            raise CaptureError(
+                "the model does not keep its open dimensions open",
+                got=violated,
+                where=" | ".join(guards.lines) or inspect.getsourcefile(type(model)),
+                do="free the named lines of branches and loops over a size, take the bounds that they allow, "
+                "or leave the dimension fixed and capture one program a size",
+            ) from error
         raise CaptureError(
             "the model cannot be captured as one graph",
             got=_first_line(error),
@@ -158,14 +200,7 @@ def refuse_untraceable(
     outputs: Sequence[str],
 ) -> None:
     """Raise CaptureError with all that torch.export lets through and no runtime can express."""
-    faults = []
-    for node in module.graph.nodes:
-        if node.op == "call_function" and isinstance(node.target, torch._ops.HigherOrderOperator):
-            faults.append(
-                f"{node.name}: control flow ({node.target}); compute both sides and use torch.where {_at(node)}"
-            )
-        elif node.target is torch.ops.aten.item.default:
-            faults.append(f"{node.name}: .item() takes a value out of the graph; use tensor arithmetic {_at(node)}")
+    faults = list(untraceable_nodes(module))
     for name in dict.fromkeys(exported.graph_signature.buffers_to_mutate.values()):
         faults.append(f"{name}: forward() changes this buffer; make the state an input and an output")
     for name in sorted({name for name in inputs if inputs.count(name) > 1}):
@@ -178,13 +213,6 @@ def refuse_untraceable(
         raise CaptureError(
             "the model cannot be captured as one graph", got="; ".join(faults), do="change the named lines"
         )
-
-
-def _at(node: torch.fx.Node) -> str:
-    """The user's file and line of a node, as the capture recorded it."""
-    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").split("\n")]
-    frames = [line for line in lines if line.startswith('File "') and not line.startswith('File "<')]
-    return f"({frames[-1]})" if frames else ""
 
 
 def _load_pt2(path: Path, trust_input: str | None) -> torch.export.ExportedProgram:
@@ -229,7 +257,19 @@ def _identifier(name: str) -> str:
     return f"_{word}" if not word.isidentifier() or keyword.iskeyword(word) else word
 
 
-def _program_of(exported: torch.export.ExportedProgram, names: tuple[str, ...]) -> Program:
+def _refuse_open_sizes(exported: torch.export.ExportedProgram, path: Path, dynamic_shapes: object) -> None:
+    if exported.range_constraints or dynamic_shapes:
+        raise CaptureError(
+            "a .pt2 file has fixed shapes here",
+            got=f"open sizes: {', '.join(map(str, exported.range_constraints)) or dynamic_shapes}",
+            where=path,
+            do="export it with fixed shapes, or pass the model itself with dynamic_shapes",
+        )
+
+
+def _program_of(
+    exported: torch.export.ExportedProgram, names: tuple[str, ...], shapes: OpenAxes | None = None
+) -> Program:
     example_args, example_kwargs = exported.example_inputs
     example = tuple(leaf for leaf in pytree.tree_leaves((example_args, example_kwargs)) if isinstance(leaf, Tensor))
     output_names = _output_names(exported)
@@ -240,12 +280,28 @@ def _program_of(exported: torch.export.ExportedProgram, names: tuple[str, ...]) 
         for node, name in zip(placeholders, names, strict=True):
             node.target = name
         module.recompile()
-    inputs = tuple(TensorSpec.of(str(node.target), node.meta["val"]) for node in placeholders)
+    symbols = _open_symbols(module, placeholders, shapes) if shapes else {}
+    inputs = tuple(TensorSpec.of(str(node.target), node.meta["val"], symbols) for node in placeholders)
     returned: Any = module.graph.output_node().args[0]
-    outputs = tuple(TensorSpec.of(name, node.meta["val"]) for name, node in zip(output_names, returned, strict=True))
-    program = Program(module, inputs, outputs, example)
+    outputs = tuple(
+        TensorSpec.of(name, node.meta["val"], symbols) for name, node in zip(output_names, returned, strict=True)
+    )
+    program = Program(module, inputs, outputs, example, shapes.dims if shapes else ())
     program.erase_dead()
     return program
+
+
+def _open_symbols(module: torch.fx.GraphModule, placeholders: list[torch.fx.Node], shapes: OpenAxes) -> dict[Any, str]:
+    """The symbols of the open dimensions, with their names; they stay symbols from here on."""
+    for node in list(module.graph.nodes):
+        if node.target in SIZE_CHECKS:
+            module.graph.erase_node(node)
+    open_shapes = [
+        tuple(axes.get(axis, size) for axis, size in enumerate(node.meta["val"].shape))
+        for axes, node in zip(shapes.axes, placeholders, strict=True)
+    ]
+    keep_open(module)
+    return symbols_of(placeholders, open_shapes)
 
 
 def _output_names(exported: torch.export.ExportedProgram) -> list[str]:

@@ -81,6 +81,9 @@ def export(
     strict: Annotated[bool, typer.Option("--strict", help="Count undecided predictions as misses.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for each converter's process.")] = 900.0,
     trust_input: Annotated[str | None, typer.Option("--trust-input", help="SHA-256 of a .pt2 source.")] = None,
+    runtimes_folder: Annotated[
+        Path | None, typer.Option("--runtimes-folder", help="Where environments of named runtimes are kept.")
+    ] = None,
 ) -> None:
     """Carry a release file out: one verified package for each delivery."""
     from edgewright.pipeline.console import Stopwatch, print_result
@@ -90,7 +93,15 @@ def export(
         # Imported behind the stopwatch: PyTorch takes seconds.
         from edgewright.pipeline.export import export as run
 
-        result = run(release, out, strict=strict, timeout_s=timeout, trust_input=trust_input, progress=stopwatch.stage)
+        result = run(
+            release,
+            out,
+            strict=strict,
+            timeout_s=timeout,
+            trust_input=trust_input,
+            runtimes_folder=runtimes_folder,
+            progress=stopwatch.stage,
+        )
     print_result(console, result, out)
     missed = any(delivery.status in ("missed", "failed", "refused") for delivery in result.deliveries)
     raise typer.Exit(1 if missed else 0)
@@ -100,35 +111,66 @@ def export(
 def verify(
     package: Annotated[Path, typer.Argument(help="A package folder or its .zip.")],
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option("--runtime", help="Run in this version instead, such as onnxruntime==1.17.3. Repeatable."),
+    ] = None,
+    runtimes_folder: Annotated[
+        Path | None, typer.Option("--runtimes-folder", help="Where environments of named runtimes are kept.")
+    ] = None,
 ) -> None:
-    """Check a package's hashes and run its test vectors in the runtime on this machine."""
+    """Check a package's hashes and run its test vectors in the runtime on this machine, or in versions that you name.
+
+    A named version is installed in an environment of its own, which is kept for the next time.
+    """
     _quiet_libraries()
     from edgewright.pipeline.console import print_verification
     from edgewright.pipeline.verify import verify as run
 
-    found = run(package, threads)
+    found = run(
+        package,
+        threads,
+        runtimes=runtime or (),
+        runtimes_folder=runtimes_folder,
+        progress=lambda stage: print(f"{stage} ...", file=sys.stderr),
+    )
     print_verification(_console(), found)
     raise typer.Exit(0 if found.passed else 1)
 
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A package, or an .onnx, .tflite, .xml or .mlpackage file.")],
+    path: Annotated[Path, typer.Argument(help="A package, or an .onnx, .tflite, .xml, .mlpackage or .mlmodel file.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Which operations would leave this device's accelerator.")
+    ] = None,
+    delegate: Annotated[
+        str | None, typer.Option("--delegate", help="The same for a delegate, such as tflite-gpu or edge-tpu.")
+    ] = None,
 ) -> None:
     """Show what a file really holds and computes."""
+    if device is not None and delegate is not None:
+        raise typer.BadParameter("give --device or --delegate, not both")
     _quiet_libraries()
-    from edgewright.pipeline.console import print_inspection
-    from edgewright.pipeline.inspection import inspect_path
+    from edgewright.pipeline.inspect_console import inspection_json, print_inspection
+    from edgewright.pipeline.inspection import inspect_with_target
 
-    found = inspect_path(path)
+    found, target = inspect_with_target(path)
+    placement = None
+    if device is not None:
+        from edgewright.device_profiles import load_profile
+        from edgewright.device_profiles.placement import place
+
+        placement = place(found, target, load_profile(device))
+    elif delegate is not None:
+        from edgewright.device_profiles.placement import place_on
+
+        placement = place_on(found, target, delegate)
     if json:
-        import dataclasses
-        from json import dumps
-
-        print(dumps(dataclasses.asdict(found) | {"low_precision_share": found.low_precision_share}, indent=2))
+        print(inspection_json(found, placement))
     else:
-        print_inspection(_console(), found)
+        print_inspection(_console(), found, placement)
 
 
 @app.command()

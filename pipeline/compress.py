@@ -43,6 +43,7 @@ def fitting_tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) 
 
     Raises:
         CalibrationError: other names, another number of values, another shape or dtype, NaN or infinity.
+        ShapeError: a size that an open dimension does not take.
     """
     names = [spec.name for spec in program.inputs]
     if not isinstance(batch, Mapping) and len(batch) != len(names):
@@ -58,7 +59,8 @@ def fitting_tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) 
     for spec in program.inputs:
         value = values[spec.name]
         tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
-        if tuple(tensor.shape) != spec.shape or str(tensor.dtype) != f"torch.{spec.dtype}":
+        fits = bool(program.dims) or tuple(tensor.shape) == spec.shape  # open shapes are checked together, below
+        if not fits or str(tensor.dtype) != f"torch.{spec.dtype}":
             raise CalibrationError(
                 f"a batch does not fit the input {spec.name!r}",
                 got=f"{tensor.dtype} {tuple(tensor.shape)}",
@@ -67,4 +69,5 @@ def fitting_tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) 
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CalibrationError(f"a batch of the input {spec.name!r} has NaN or infinite values")
         found[spec.name] = tensor
+    program.shapes.sizes(found)
     return found

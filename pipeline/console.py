@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
+from edgewright.pipeline.report.speed import sentences
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgewright.pipeline.results import DeliveryResult, Figure, ReleaseResult
+    from edgewright.pipeline.results import DeliveryResult, DriftResult, Figure, ReleaseResult
     from edgewright.pipeline.verify import Verification
-    from edgewright.targets.base import Inspection
 
 COLORS = {"passed": "green", "undecided": "yellow", "missed": "red", "failed": "red", "refused": "red"}
 
@@ -63,7 +65,24 @@ def print_result(console: Console, result: ReleaseResult, out: Path) -> None:
             console.print(
                 f"[{COLORS[delivery.status]}]{delivery.status}[/] {escape(delivery.name)}: {escape(delivery.reason)}"
             )
+        if delivery.drift:
+            _print_drift(console, delivery.drift)
+        for sentence in sentences(delivery.speed) if delivery.speed else ():
+            console.print(f"  {escape(sentence)}")
     console.print(f"report: {out / 'report.html'}", soft_wrap=True)
+
+
+def _print_drift(console: Console, drift: DriftResult) -> None:
+    """The first three layers; the report has the rest."""
+    for layer in drift.layers[:3]:
+        where = f"{layer.op} {layer.node}" + (f" in {layer.module}" if layer.module else "")
+        own = "" if layer.own_db is None else f", {layer.own_db:.1f} dB when given the reference's inputs"
+        fault = " [red]<- computes other numbers[/]" if layer.faulty else ""
+        console.print(
+            f"  drifts at {escape(where)}: {layer.sqnr_db:.1f} dB, its inputs {layer.inputs_db:.1f} dB{own}{fault}"
+        )
+    for note in drift.notes:
+        console.print(f"  [yellow]note[/] {escape(note)}")
 
 
 def _row(delivery: DeliveryResult) -> list[str]:
@@ -93,45 +112,29 @@ def _milliseconds(figure: Figure | None) -> str:
 def print_verification(console: Console, found: Verification) -> None:
     for fault in found.faults:
         console.print(f"[red]fault[/] {escape(fault)}")
-    for name, value in found.outputs.items():
-        floor = found.manifest.vectors.floor_db
-        word = "[green]passed[/]" if value >= floor else "[red]missed[/]"
-        console.print(f"{word} {escape(name)}: {value:.1f} dB on the test vectors, floor {floor:.1f} dB")
-    if found.runtime:
-        console.print(f"runtime: {escape(found.runtime)} ({found.provenance})")
+    _print_outputs(console, found, found.outputs, found.runtime)
+    for run in found.named:
+        if run.fault:
+            console.print(f"[red]fault[/] {escape(run.asked)}: does not run on the test vectors ({escape(run.fault)})")
+        _print_outputs(console, found, run.outputs, run.runtime)
     verdict = "[green]verified[/]" if found.passed else "[red]not verified[/]"
     console.print(f"{verdict} {escape(found.manifest.name)} ({found.manifest.target} for {found.manifest.device})")
 
 
-def print_inspection(console: Console, found: Inspection) -> None:
-    console.print(escape(found.format))
-    for title, operations in (("in the file", found.operations), ("as executed here", found.executed)):
-        if operations is None:
-            continue
-        counts: dict[tuple[str, str], list[int]] = {}
-        for operation in operations:
-            row = counts.setdefault((operation.op, operation.compute), [0, 0])
-            row[0] += 1
-            row[1] += operation.macs
-        table = Table(title=title, title_justify="left")
-        table.add_column("operation")
-        table.add_column("computes in")
-        table.add_column("count", justify="right")
-        table.add_column("MACs", justify="right")
-        for (op, compute), (count, macs) in sorted(counts.items(), key=lambda item: -item[1][1]):
-            table.add_row(escape(op), compute, str(count), f"{macs:,}" if macs else "")
-        console.print(table)
-    for dtype, size in found.bytes_by_dtype.items():
-        console.print(f"{size:>14,} bytes of {dtype}")
-    console.print(f"{found.low_precision_share:.1%} of {found.macs:,} multiply-accumulates in 8 bits or fewer")
-    console.print(f"{found.peak_activation_bytes:,} bytes of activations alive at most")
+def _print_outputs(console: Console, found: Verification, outputs: Mapping[str, float], runtime: str) -> None:
+    floor = found.manifest.vectors.floor_db
+    for name, value in outputs.items():
+        word = "[green]passed[/]" if value >= floor else "[red]missed[/]"
+        console.print(f"{word} {escape(name)}: {value:.1f} dB on the test vectors, floor {floor:.1f} dB")
+    if runtime:
+        console.print(f"runtime: {escape(runtime)} ({found.provenance})")
 
 
 def print_devices(console: Console) -> None:
     from edgewright.device_profiles import load_profile, profile_names
 
     table = Table()
-    for column in ("device", "name", "SoC", "targets"):
+    for column in ("device", "name", "SoC", "targets", "known to carry"):
         table.add_column(column)
     table.add_column("memory for an app", justify="right")
     for name in profile_names():
@@ -141,7 +144,11 @@ def print_devices(console: Console) -> None:
             name,
             escape(profile.name),
             escape(profile.soc),
-            ", ".join(sorted(profile.targets)),
+            "\n".join(sorted(runtime.target for runtime in profile.runtimes)),
+            "\n".join(
+                ", ".join(carried.pin for carried in runtime.carries) or "-"
+                for runtime in sorted(profile.runtimes, key=lambda runtime: runtime.target)
+            ),
             f"{budget:,.0f} MB",
         )
     console.print(table)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgewright import __version__
@@ -26,6 +26,8 @@ from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.release import Release, locate_files, read_release
 from edgewright.pipeline.report import render_report
 from edgewright.pipeline.results import DeliveryResult, ReleaseResult
+from edgewright.pipeline.runtimes_environment import ready_environment
+from edgewright.pipeline.shapes import OpenShapes
 from edgewright.pipeline.sources import add_import_roots, load_model
 from edgewright.pipeline.stage import pass_records
 from edgewright.pipeline.staging import staging_folder
@@ -61,6 +63,7 @@ class Material:
     checkpoint_sha256: str | None
     calibration_sha256: str | None
     shared_data: bool
+    runtimes_folder: Path | None = None
 
 
 def export(
@@ -70,6 +73,7 @@ def export(
     strict: bool = False,
     timeout_s: float = 900.0,
     trust_input: str | None = None,
+    runtimes_folder: Path | None = None,
     progress: Progress = lambda stage: None,
 ) -> ReleaseResult:
     """Carry a release file out: packages, release.json and report.html in `out`.
@@ -81,6 +85,7 @@ def export(
         strict: a prediction whose interval straddles its limit counts as a miss.
         timeout_s: for each converter's process.
         trust_input: SHA-256 of a .pt2 source.
+        runtimes_folder: where the environments of named runtimes are kept; None: the user's cache.
         progress: hears the name of each stage as it starts.
     Raises:
         EdgewrightError: bad input; nothing was written.
@@ -93,13 +98,18 @@ def export(
     stages = Stages(progress)
     with stages("plan"), quiet():  # the user's modules and ours import torchao and transformers, which talk on import
         plan = make_plan(content)
+    pins = [pin for delivery in plan.deliveries for pin in delivery.pins]
+    if pins:
+        with stages("runtimes"):
+            for pin in dict.fromkeys(pins):
+                ready_environment(pin, runtimes_folder, stages.progress)
     import torch
 
     # Half of the cores: the converters' processes have the rest, and threads that wait for a core spin.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     with staging_folder(out) as staging:
         try:
-            material = _load(content, plan, stages, trust_input, roots)
+            material = replace(_load(content, plan, stages, trust_input, roots), runtimes_folder=runtimes_folder)
             deliveries = _deliver(material, staging, stages, strict, timeout_s)
         finally:
             stop_jobs()
@@ -118,7 +128,7 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None,
                 do="name a source under [calibration] or [validation]",
             )
         kept = {
-            key: load_samples(section.data, ports, section.samples, f"{key}.data")
+            key: load_samples(section.data, ports, section.samples, f"{key}.data", release.model.open_dims)
             for key, section in (("calibration", located.calibration), ("validation", located.validation))
             if section is not None
         }
@@ -133,6 +143,8 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None,
     for subject in subjects.values():
         with stages("compress"):
             subject.compress(plan.passes, release.seed, stages.progress)
+        with stages("run the original"):
+            subject.run_original(metric)
     return Material(
         release,
         plan,
@@ -154,7 +166,7 @@ def _subjects(
     module = load_model(model.source, model.checkpoint)
     subjects: dict[str | None, Subject] = {}
     if None in wanted:
-        subjects[None] = whole_model(module, calibration, validation)
+        subjects[None] = whole_model(module, calibration, validation, OpenShapes.of(model.inputs, model.open_dims))
     for part in model.parts:
         if part.name in wanted:
             swap = Swap(model.source, model.checkpoint, part.module)
@@ -174,7 +186,7 @@ def _deliver(material: Material, staging: Path, stages: Stages, strict: bool, ti
                 for delivery in material.plan.deliveries:
                     jobs[delivery.label] = pool.submit(_run, material, delivery, staging, timeout_s)
                 for subject in material.subjects.values():
-                    subject.run_references(material.metric)
+                    subject.run_compressed(material.metric)
                 for label, job in jobs.items():
                     stages.progress(label)
                     _wait(job)
@@ -202,10 +214,12 @@ def _run(material: Material, delivery: PlannedDelivery, staging: Path, timeout_s
         outputs=subject.program.outputs,
         artifact=str(artifact),
         samples=str(subject.samples_file),
-        metric=material.metric,
+        dims=subject.program.dims,
+        metric=None if subject.metric_reads_outputs else material.metric,
         swap=subject.swap,
         threads=delivery.section.threads,
         integer_boundary=delivery.section.integer_boundary,
+        minimum=delivery.minimum,
     )
     return run_job("deliver", job, staging / JOBS / delivery.label, timeout_s)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from edgewright.errors import TargetError
 from edgewright.pipeline.verify import open_package, read_manifest
-from edgewright.targets import get_target, require_runtime
+from edgewright.targets import get_target, require_runtime, target_names
 from edgewright.targets.base import Artifact, Inspection
 
-SUFFIXES = {".onnx": "onnx", ".tflite": "tflite", ".xml": "openvino", ".mlpackage": "coreml"}
+ALSO = {".mlmodel": "coreml"}  # read, never written
 
 
 def inspect_path(path: Path) -> Inspection:
@@ -19,18 +19,25 @@ def inspect_path(path: Path) -> Inspection:
         PackageError: a zip that is no package.
         TargetError: no such file, an unknown kind, a missing runtime, or a file that its runtime cannot read.
     """
+    return inspect_with_target(path)[0]
+
+
+def inspect_with_target(path: Path) -> tuple[Inspection, str]:
+    """The same, with the name of the target whose file it is."""
     if path.is_file() and path.suffix == ".zip":
         with open_package(path) as folder:
-            return inspect_path(folder)
+            return inspect_with_target(folder)
     artifact = _artifact(path)
     target = get_target(artifact.target)
     require_runtime(target)
     try:
-        return target.inspect(artifact)
+        return target.inspect(artifact), target.name
+    except TargetError:
+        raise
     except Exception as error:  # a damaged file fails in the readers' own ways
         raise TargetError(
             f"the file cannot be read as {target.name}",
-            got=f"{type(error).__name__}: {error}".split("\n")[0],
+            got=f"{type(error).__name__}: {' '.join(str(error).split())}"[:300],
             where=path,
         ) from error
 
@@ -41,10 +48,11 @@ def _artifact(path: Path) -> Artifact:
     if path.is_dir() and (path / "manifest.json").is_file():
         manifest = read_manifest(path)
         return get_target(manifest.target).find((path / manifest.artifact).parent)
-    name = SUFFIXES.get(path.suffix)
+    suffixes = {get_target(name).suffix: name for name in target_names()} | ALSO
+    name = suffixes.get(path.suffix)
     if name is None:
         raise TargetError(
-            "not a file that edgewright inspects", got=path, expected="a package, or " + ", ".join(SUFFIXES)
+            "not a file that edgewright inspects", got=path, expected="a package, or " + ", ".join(suffixes)
         )
     files = tuple(sorted(file for file in path.rglob("*") if file.is_file())) if path.is_dir() else (path,)
     weights = path.with_suffix(".bin")

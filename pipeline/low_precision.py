@@ -35,12 +35,18 @@ def node_macs(node: Node) -> int:
     return prod(query[:-1]) * key[-2] * query[-1] * 2
 
 
-def low_precision_share(program: Program) -> float:
-    """Share of multiply-accumulates whose operands are both dequantized integers."""
+def low_precision_share(program: Program, *, products: bool = True) -> float:
+    """Share of multiply-accumulates whose operands are both dequantized integers; open sizes count as the largest.
+
+    Args:
+        products: count products of two activations, too; without, what a target can state that has none in integers.
+    """
+    program = program.at(program.shapes.largest) if program.dims else program
     total = low = 0
     for node in program.graph.nodes:
         macs = node_macs(node) if node.op == "call_function" else 0
         total += macs
-        if macs and all("dequantize" in str(arg.target) for arg in node.args[:2] if isinstance(arg, Node)):
+        counted = products or node.target not in PRODUCTS
+        if macs and counted and all("dequantize" in str(arg.target) for arg in node.args[:2] if isinstance(arg, Node)):
             low += macs
     return low / total if total else 0.0

@@ -10,6 +10,8 @@ from pathlib import Path
 from edgewright.errors import LoweringError, TargetError, did_you_mean
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.program import Program
+from edgewright.pipeline.recipe import build_passes
+from edgewright.pipeline.shapes import OpenShapes, cases
 from edgewright.targets import get_target, require_runtime
 from edgewright.targets.base import Artifact, Refusal, Session, Target
 
@@ -21,6 +23,7 @@ def lower(
     device: str | None = None,
     *,
     integer_boundary: bool = False,
+    minimum: str | None = None,
 ) -> Artifact:
     """Write a program's files for a target into `folder` (made when missing; never half-written).
 
@@ -28,12 +31,13 @@ def lower(
         device: a device profile; its runtime has to be one of the target's.
         integer_boundary: leave quantized outer inputs and outputs in integers (TFLite); a session still takes and
             gives the model's own dtypes.
+        minimum: the oldest runtime that the files have to open in, such as "onnxruntime==1.16" or "iOS==16".
     Raises:
         TargetError: unknown target, missing runtime, or the target refuses the program (all refusals at once).
         DeviceError: unknown device, or one that does not carry the target's runtime.
         LoweringError: the converter failed.
     """
-    chosen = get_target(target)
+    chosen = get_target(target, minimum)
     require_runtime(chosen)
     if device is not None:
         from edgewright.device_profiles import load_profile
@@ -57,7 +61,9 @@ def lower(
 
 def write_files(program: Program, target: Target, folder: Path, *, integer_boundary: bool = False) -> Artifact:
     """Legalize and lower into an empty folder."""
-    legal = run_passes(program, target.legalize()).program
+    refuse(open_size_refusals(program.shapes, target))
+    listed = bool(program.dims) and target.capabilities.open_sizes == "listed"  # it legalizes one graph a size
+    legal = program if listed else run_passes(program, target.legalize()).program
     refuse(target.refusals(legal))
     try:
         return target.lower(legal, folder, integer_boundary=integer_boundary)
@@ -66,9 +72,45 @@ def write_files(program: Program, target: Target, folder: Path, *, integer_bound
     except Exception as error:  # a converter can raise anything
         raise LoweringError(
             f"the converter of {target.name} failed",
-            got=f"{type(error).__name__}: {error}".strip().split("\n")[0],
+            got=_innermost(error),
             do="report it with the model's definition, or deliver to another target",
         ) from error
+
+
+def open_size_refusals(shapes: OpenShapes, target: Target) -> list[Refusal]:
+    """The open dimensions that a target has no form of, with the inputs where they stand."""
+    kind = target.capabilities.open_sizes
+    refused = [dim for dim in shapes.dims if kind == "none" or (kind == "listed" and not dim.sizes)]
+    if kind == "listed":
+        reason, way_out = "it has one graph a size", "list the sizes that it shall have: sizes = [{min}, {max}]"
+    else:
+        reason, way_out = "it takes fixed shapes only", "capture with this dimension fixed, one program a size"
+    return [
+        Refusal(target.name, name, f"axis {axis}, {dim.name!r}", reason, way_out.format(min=dim.min, max=dim.max))
+        for dim in refused
+        for name, shape in shapes.inputs.items()
+        for axis, size in enumerate(shape)
+        if size == dim.name
+    ]
+
+
+def at_listed_sizes(program: Program, target: Target) -> dict[str, Program]:
+    """The program at each combination of its listed sizes, cleaned anew and legalized, by a name of these sizes.
+
+    The largest is first: it is what tools show that look at one graph only.
+    """
+    steps = (*build_passes(()), *target.legalize())
+    return {
+        "_".join(f"{name}_{size}" for name, size in sizes.items()): run_passes(program.at(sizes), steps).program
+        for sizes in reversed(cases(program.dims))
+    }
+
+
+def _innermost(error: BaseException) -> str:
+    """What went wrong first: exporters wrap it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}".strip().split("\n")[0]
 
 
 def refuse(refusals: Sequence[Refusal]) -> None:

@@ -7,7 +7,16 @@ from typing import Any, Literal
 from pydantic import Field
 
 from edgewright.pipeline.release import Preprocess
-from edgewright.pipeline.results import Comparison, Figure, MetricResult, PassRecord, Record
+from edgewright.pipeline.results import Comparison, Figure, MetricResult, PassRecord, Record, RuntimeRecord, SizeResult
+
+
+class DimRecord(Record):
+    """Bounds of an open dimension, both included; with `listed`, only the sizes in `sizes` run."""
+
+    min: int
+    max: int
+    sizes: tuple[int, ...] = ()
+    listed: bool = False
 
 
 class FileRecord(Record):
@@ -24,10 +33,10 @@ class EncodingRecord(Record):
 
 
 class PortRecord(Record):
-    """An input or output at the surface that an app programs against."""
+    """An input or output at the surface that an app programs against. A size that is a name is open: see `dims`."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
     dtype: str
     layout: str | None = None
     stored: EncodingRecord | None = None
@@ -72,6 +81,7 @@ class Manifest(Record):
     artifact: str
     inputs: tuple[PortRecord, ...]
     outputs: tuple[PortRecord, ...]
+    dims: dict[str, DimRecord] = Field(default_factory=dict)
     files: dict[str, FileRecord]
     vectors: Vectors
     model_digest: str
@@ -84,10 +94,12 @@ class Manifest(Record):
     versions: dict[str, str]
     verified_in: str
     provenance: str
+    verified_on: tuple[RuntimeRecord, ...] = ()
     compression: Comparison
     lowering: Comparison
     end_to_end: Comparison
     metric: MetricResult | None = None
+    sizes: tuple[SizeResult, ...] = ()
     low_precision_share: Figure
     bytes_by_dtype: dict[str, int]
     not_verified: tuple[str, ...] = ()

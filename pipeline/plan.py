@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from edgewright.device_profiles import load_profile
 from edgewright.device_profiles.predict import runtime_of
-from edgewright.device_profiles.schema import DeviceProfile
+from edgewright.device_profiles.schema import DeviceProfile, Runtime
 from edgewright.errors import EdgewrightError, ReleaseError
-from edgewright.pipeline.lowering import refuse_integer_boundary, refuse_schemes
+from edgewright.pipeline.lowering import open_size_refusals, refuse, refuse_integer_boundary, refuse_schemes
 from edgewright.pipeline.passes.base import Pass
 from edgewright.pipeline.passes.runner import check_order
 from edgewright.pipeline.recipe import build_passes, scheme_names
 from edgewright.pipeline.release import DeliverSection, Release
+from edgewright.pipeline.runtimes import Pin, find_pins, oldest_of
+from edgewright.pipeline.shapes import OpenShapes
 from edgewright.pipeline.sources import is_callable_name, load_callable
 from edgewright.targets import get_target, require_runtime
 from edgewright.targets.base import Target
@@ -22,11 +24,18 @@ from edgewright.targets.base import Target
 
 @dataclass(frozen=True)
 class PlannedDelivery:
-    """A delivery with its device and target found."""
+    """A delivery with its device and target found.
+
+    Args:
+        pins: versions of runtimes that its package is run in as well.
+        minimum: the oldest runtime that its files have to open in; None leaves it to the target.
+    """
 
     section: DeliverSection
     profile: DeviceProfile
     target: Target
+    pins: tuple[Pin, ...] = ()
+    minimum: str | None = None
 
     @property
     def label(self) -> str:
@@ -56,12 +65,16 @@ def make_plan(release: Release) -> Plan:
             target = get_target(section.target)
             require_runtime(target)
             profile = load_profile(section.device)
-            runtime_of(profile, section.target)
+            runtime = runtime_of(profile, section.target)
+            pins = find_pins(_verify_on(section, runtime), target)
+            minimum = section.minimum or oldest_of(pins, target)
+            target = get_target(section.target, minimum)
             if passes:
                 refuse_schemes(target, scheme_names(release.compress))
+            refuse(open_size_refusals(OpenShapes.of(release.model.inputs, release.model.open_dims), target))
             if section.integer_boundary:
                 refuse_integer_boundary(target)
-            deliveries.append(PlannedDelivery(section, profile, target))
+            deliveries.append(PlannedDelivery(section, profile, target, pins, minimum))
     names = [("model.source", release.model.source), ("quality.metric", release.quality.metric)]
     names += [("calibration.data", release.calibration.data if release.calibration else None)]
     names += [("validation.data", release.validation.data if release.validation else None)]
@@ -77,6 +90,18 @@ def make_plan(release: Release) -> Plan:
             got="".join("\n  - " + str(problem).replace("\n", "\n    ") for problem in problems),
         )
     return Plan(passes, tuple(deliveries))
+
+
+def _verify_on(section: DeliverSection, runtime: Runtime) -> tuple[str, ...]:
+    if section.verify_on != "device":
+        return section.verify_on
+    if not runtime.carries:
+        raise ReleaseError(
+            f"the profile of {section.device} names no version of {runtime.runtime} that can be installed here",
+            got='verify_on = "device"',
+            do="name the versions that your app ships with, or leave verify_on out",
+        )
+    return tuple(carried.pin for carried in runtime.carries)
 
 
 @contextmanager

@@ -6,27 +6,47 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from edgewright.pipeline.shapes import Dim, OpenShapes, Shape, sized
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, shape and dtype ("float32", "int64", ...) of one input or output."""
+    """Name, shape and dtype ("float32", "int64", ...) of one input or output.
+
+    A size is a number or, where it is open, the name of its dimension; an output may have one computed from such
+    names ("2*sequence").
+    """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: str
 
     @staticmethod
-    def of(name: str, tensor: Tensor) -> TensorSpec:
-        return TensorSpec(name, tuple(int(size) for size in tensor.shape), dtype_name(tensor.dtype))
+    def of(name: str, tensor: Tensor, symbols: Mapping[Any, str] | None = None) -> TensorSpec:
+        """Of a tensor; `symbols` gives the names of the symbols in a symbolic one's shape."""
+        shape = tuple(_size(size, symbols or {}) for size in tensor.shape)
+        return TensorSpec(name, shape, dtype_name(tensor.dtype))
+
+
+def _size(size: int | torch.SymInt, symbols: Mapping[Any, str]) -> int | str:
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    if expression.is_number:
+        return int(expression)
+    return str(expression.xreplace({symbol: type(symbol)(name) for symbol, name in symbols.items()}))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -43,12 +63,18 @@ class Program:
         inputs: in the order of `module`'s placeholders; the names are those of the model's `forward`.
         outputs: in the order of the returned tuple; keys of a returned dict, or output_0, output_1, ...
         example: one tensor an input, of the exported shape.
+        dims: the open dimensions; empty where every shape is fixed.
     """
 
     module: GraphModule
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     example: tuple[Tensor, ...]
+    dims: tuple[Dim, ...] = ()
+
+    @property
+    def shapes(self) -> OpenShapes:
+        return OpenShapes.of(self.inputs, self.dims)
 
     @property
     def graph(self) -> torch.fx.Graph:
@@ -58,7 +84,7 @@ class Program:
         """A copy whose graph can be edited; the tensors are shared, so passes replace tensors and never write them."""
         memo = {id(tensor): tensor for tensor in self.tensors().values()}
         memo |= {id(tensor): tensor for tensor in self.example}
-        return Program(copy.deepcopy(self.module, memo), self.inputs, self.outputs, self.example)
+        return Program(copy.deepcopy(self.module, memo), self.inputs, self.outputs, self.example, self.dims)
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters, buffers and other tensor attributes, by dotted name, each tensor object under all its names."""
@@ -96,13 +122,66 @@ class Program:
         """The same graph as an ExportedProgram, the form that converters take."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.export(self.module, self.example, strict=False)
+            return torch.export.export(self.module, self.example, strict=False, dynamic_shapes=self._axes())
+
+    def _axes(self) -> tuple[dict[int, Any], ...] | None:
+        """The open axes of each input, as torch.export wants them."""
+        if not self.dims:
+            return None
+        dims = {dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max) for dim in self.dims}
+        return tuple(
+            {axis: dims[size] for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in self.inputs
+        )
+
+    def at(self, sizes: Mapping[str, int]) -> Program:
+        """The same program with every dimension fixed: what computed sizes is gone from its graph.
+
+        Args:
+            sizes: of every open dimension; within its bounds, or this raises ShapeError.
+        """
+        fixed = replace(self.clone(), dims=())
+        fixed.example = tuple(
+            resized(tensor, sized(spec.shape, sizes)) for tensor, spec in zip(self.example, self.inputs, strict=True)
+        )
+        self.shapes.sizes(dict(zip((spec.name for spec in self.inputs), fixed.example, strict=True)))
+        results = fixed.propagate()
+        for node in list(fixed.graph.nodes):
+            number = node.meta.get("val")
+            if node.op == "call_function" and isinstance(number, int | float):
+                _put_constant(node, number)
+        fixed.inputs = tuple(
+            TensorSpec.of(spec.name, tensor) for spec, tensor in zip(self.inputs, fixed.example, strict=True)
+        )
+        fixed.outputs = tuple(
+            TensorSpec.of(spec.name, tensor) for spec, tensor in zip(self.outputs, results, strict=True)
+        )
+        fixed.erase_dead()
+        return fixed
+
+    def propagate(self) -> tuple[Tensor, ...]:
+        """Bring shapes and dtypes through the whole graph, into `meta["val"]` of its nodes; gives those returned.
+
+        Open dimensions stay symbols: those that the capture made, which the placeholders keep.
+        """
+        with torch.no_grad():
+            if self.dims:
+                given = [node.meta["val"] for node in self.graph.find_nodes(op="placeholder")]
+                mode = given[0].fake_mode
+                # As the capture does: PyTorch's compiled forms of some operations (resizing) fix their sizes.
+                with enable_python_dispatcher(), mode.shape_env.suppress_guards():
+                    return tuple(FakeTensorProp(self.module, mode).propagate_dont_convert_inputs(*given))
+            mode = FakeTensorMode(allow_non_fake_inputs=True)
+            return tuple(FakeTensorProp(self.module, mode).propagate(*self.example))
+
+    def symbols(self) -> dict[Any, str]:
+        """The names of the open dimensions by their symbols in `meta["val"]`."""
+        return symbols_of(self.graph.find_nodes(op="placeholder"), [spec.shape for spec in self.inputs])
 
     def digest(self) -> str:
         """SHA-256 over the graph's code, signature and every tensor that it reads."""
         sha = hashlib.sha256()
         sha.update(self.graph.python_code("self").src.encode())
-        sha.update(repr((self.inputs, self.outputs)).encode())
+        sha.update(repr((self.inputs, self.outputs, *self.dims)).encode())
         for node, tensor in self.constants():
             sha.update(f"{node.target} {tensor.dtype} {tuple(tensor.shape)}".encode())
             sha.update(tensor_bytes(tensor))
@@ -137,10 +216,45 @@ class Program:
         torch.export.save(self.exported(), path)
 
     @staticmethod
-    def load(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Program:
+    def load(
+        path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], dims: tuple[Dim, ...] = ()
+    ) -> Program:
         """Read what `save` wrote. Only for files that this process's own run made: loading can execute code."""
         exported = torch.export.load(path)
-        return Program(flat_module(exported), inputs, outputs, tuple(exported.example_inputs[0]))
+        module = flat_module(exported)
+        if dims:
+            keep_open(module)
+        return Program(module, inputs, outputs, tuple(exported.example_inputs[0]), dims)
+
+
+def symbols_of(placeholders: Iterable[Node], shapes: Iterable[Shape]) -> dict[Any, str]:
+    """The symbols in the shapes of placeholders, with the names that stand at their places in `shapes`."""
+    return {
+        size.node.expr: name
+        for node, shape in zip(placeholders, shapes, strict=True)
+        for size, name in zip(node.meta["val"].shape, shape, strict=True)
+        if isinstance(name, str)
+    }
+
+
+def keep_open(module: GraphModule) -> None:
+    """From here on no comparison of sizes fixes a symbol: it is answered by the bounds, else by the traced sizes."""
+    next(iter(module.graph.find_nodes(op="placeholder"))).meta["val"].fake_mode.shape_env.freeze()
+
+
+def resized(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """The tensor at another size: its elements cut, or over again. To trace with; never to compare numbers with."""
+    for axis, size in enumerate(shape):
+        if tensor.shape[axis] != size:
+            tensor = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
+    return tensor
+
+
+def _put_constant(node: Node, number: int | float) -> None:
+    for user in list(node.users):
+        user.args, user.kwargs = torch.fx.node.map_arg(
+            (user.args, user.kwargs), lambda arg: number if arg is node else arg
+        )
 
 
 aten = torch.ops.aten
@@ -192,9 +306,31 @@ DECOMPOSITIONS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
 }
 
 
-def functional(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """The same program without in-place operations on its own values."""
-    decomposed: torch.export.ExportedProgram = exported.run_decompositions(DECOMPOSITIONS)
+def _filled(value: float) -> Callable[..., Tensor]:
+    def fill(
+        like: Tensor,
+        size: Sequence[int],
+        dtype: torch.dtype | None = None,
+        layout: object = None,
+        device: object = None,
+        pin_memory: object = None,
+    ) -> Tensor:
+        return torch.full(size, value, dtype=dtype or like.dtype)
+
+    return fill
+
+
+# Core ML has no operation that takes its dtype from a tensor. With fixed shapes these are folded, with open ones not.
+OPEN_DECOMPOSITIONS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
+    aten.new_ones.default: _filled(1),
+    aten.new_zeros.default: _filled(0),
+}
+
+
+def functional(exported: torch.export.ExportedProgram, *, is_open: bool = False) -> torch.export.ExportedProgram:
+    """The same program without in-place operations on its own values. `is_open`: it has open dimensions."""
+    table = {**DECOMPOSITIONS, **(OPEN_DECOMPOSITIONS if is_open else {})}
+    decomposed: torch.export.ExportedProgram = exported.run_decompositions(table)
     return decomposed
 
 

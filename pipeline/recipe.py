@@ -20,20 +20,38 @@ PASSES = {
     "balance-outputs": "edgewright.pipeline.passes.balance_outputs:BalanceOutputs",
     "convert-fp16": "edgewright.pipeline.passes.convert_fp16:ConvertFp16",
     "decompose-attention": "edgewright.pipeline.passes.decompose_attention:DecomposeAttention",
+    "drop-expansions": "edgewright.pipeline.passes.drop_expansions:DropExpansions",
     "drop-identities": "edgewright.pipeline.passes.drop_identities:DropIdentities",
     "fold-batchnorm": "edgewright.pipeline.passes.fold_batchnorm:FoldBatchnorm",
     "fold-constants": "edgewright.pipeline.passes.fold_constants:FoldConstants",
+    "guard-masked-rows": "edgewright.pipeline.passes.guard_masked_rows:GuardMaskedRows",
+    "linear-products": "edgewright.pipeline.passes.linear_products:LinearProducts",
+    "lower-ranks": "edgewright.pipeline.passes.lower_ranks:LowerRanks",
+    "move-patches": "edgewright.pipeline.passes.move_patches:MovePatches",
     "quantize-static": "edgewright.pipeline.passes.quantize_static:QuantizeStatic",
     "round-biases": "edgewright.pipeline.passes.round_biases:RoundBiases",
+    "select-parts": "edgewright.pipeline.passes.select_parts:SelectParts",
     "smooth-activations": "edgewright.pipeline.passes.smooth_activations:SmoothActivations",
+    "unroll-recurrence": "edgewright.pipeline.passes.unroll_recurrence:UnrollRecurrence",
 }
 # What every program gets first, compressed or not.
-CLEAN = ("drop-identities", "fold-constants", "fold-batchnorm")
+CLEAN = (
+    "drop-identities",
+    "fold-constants",
+    "fold-batchnorm",
+    "linear-products",
+    "move-patches",
+    "guard-masked-rows",
+    "lower-ranks",
+    "drop-expansions",
+)
 # The passes that make a scheme; the one that stores the weights takes the settings that the recipe gives.
 SCHEMES = {
     "fp32": (),
     "fp16": ("convert-fp16",),
     "w8a8": (
+        "unroll-recurrence",
+        "select-parts",
         "decompose-attention",
         "smooth-activations",
         "balance-outputs",

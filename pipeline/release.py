@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from edgewright.errors import ReleaseError
+from edgewright.errors import ReleaseError, ShapeError
+from edgewright.pipeline.shapes import Dim
 from edgewright.problems import problems_of
 
 Positive = Annotated[float, Field(gt=0)]
@@ -32,7 +33,9 @@ class Preprocess(Section):
 
 
 class InputSection(Section):
-    """One input. A named dimension ("batch") is exported at size 1; predict() loops over it."""
+    """One input. A named first dimension ("batch") is exported at size 1, unless [model.dims] gives it bounds;
+    predict() loops over it. Every other named dimension has its bounds there.
+    """
 
     name: str
     shape: tuple[int | str, ...]
@@ -41,12 +44,18 @@ class InputSection(Section):
 
     @field_validator("shape")
     @classmethod
-    def _only_the_batch_is_named(cls, shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
-        if any(isinstance(size, str) for size in shape[1:]):
-            raise ValueError("only the first dimension can be named (the batch): give the others their sizes")
+    def _sizes_are_positive(cls, shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
         if any(isinstance(size, int) and size < 1 for size in shape):
             raise ValueError("sizes are at least 1")
         return shape
+
+
+class DimSection(Section):
+    """Bounds of an open dimension, both included. Formats with fixed shapes get one graph for each of `sizes`."""
+
+    min: Annotated[int, Field(gt=0)] = 1
+    max: int
+    sizes: tuple[int, ...] = ()
 
 
 class Part(Section):
@@ -62,7 +71,37 @@ class ModelSection(Section):
     source: str
     checkpoint: str | None = None
     inputs: tuple[InputSection, ...] = Field(min_length=1)
+    dims: dict[str, DimSection] = Field(default_factory=dict)
     parts: tuple[Part, ...] = ()
+
+    @property
+    def open_dims(self) -> tuple[Dim, ...]:
+        return tuple(Dim(name, dim.min, dim.max, dim.sizes) for name, dim in self.dims.items())
+
+    @model_validator(mode="after")
+    def _names_have_bounds(self) -> ModelSection:
+        first = {size for port in self.inputs for size in port.shape[:1] if isinstance(size, str)}
+        others = {size for port in self.inputs for size in port.shape[1:] if isinstance(size, str)}
+        unbounded = sorted(others - set(self.dims))
+        if unbounded:
+            raise ValueError(
+                "only the first dimension can be named without bounds (the batch): "
+                f"give {', '.join(unbounded)} a size, or bounds under [model.dims]"
+            )
+        unused = sorted(set(self.dims) - first - others)
+        if unused:
+            raise ValueError(f"no input has the dimensions {', '.join(unused)} of [model.dims]")
+        if self.dims and (len(first) > 1 or first & others):
+            raise ValueError("with [model.dims], the first dimension counts samples: all inputs have it or have none")
+        if any(name in first and dim.min > 1 for name, dim in self.dims.items()):
+            raise ValueError("the first dimension counts samples: its min is 1")
+        try:
+            self.open_dims  # noqa: B018  (impossible bounds show here)
+        except ShapeError as error:
+            raise ValueError(str(error)) from None
+        if self.dims and (self.parts or self.source.endswith(".pt2")):
+            raise ValueError("parts and .pt2 files have fixed shapes: leave [model.dims] out")
+        return self
 
 
 class DataSection(Section):
@@ -73,17 +112,24 @@ class DataSection(Section):
 
 
 class QualitySection(Section):
-    """The task's metric, called with a predict function; higher is better. `max_drop` is in its own unit."""
+    """The task's metric, called with a predict function; higher is better. `max_drop` is in its own unit.
+
+    `compare_float32` times each quantized package beside its float32 form where its runtime runs on this machine.
+    """
 
     metric: str | None = None
     max_drop: Annotated[float, Field(ge=0)] | None = None
     min_sqnr_db: float | None = None
+    compare_float32: bool = False
 
 
 class DeliverSection(Section):
     """One package: a device, a target, limits.
 
     `integer_boundary` leaves quantized outer inputs and outputs in integers, for targets that can (TFLite).
+    `verify_on` names versions of runtimes to run the package in as well, such as "onnxruntime==1.17.3"; "device" stands
+    for those that the device's profile names. `minimum` is the oldest runtime that the files have to open in, such as
+    "iOS==16"; without it the oldest of `verify_on` counts, where that is older than what the target writes for.
     """
 
     device: str
@@ -95,6 +141,8 @@ class DeliverSection(Section):
     size_mb: Positive | None = None
     threads: Annotated[int, Field(gt=0)] = 1
     integer_boundary: bool = False
+    verify_on: Literal["device"] | tuple[str, ...] = ()
+    minimum: str | None = None
 
     @property
     def label(self) -> str:

@@ -60,6 +60,20 @@ class Check(Record):
     advice: str = ""
 
 
+class SizeResult(Record):
+    """The same comparisons at one combination of sizes of the open dimensions.
+
+    `cut` says that samples were cut from longer ones.
+    """
+
+    sizes: dict[str, int]
+    samples: int
+    cut: bool
+    compression: Comparison
+    lowering: Comparison
+    end_to_end: Comparison
+
+
 class RefusalRecord(Record):
     target: str
     node: str
@@ -67,6 +81,91 @@ class RefusalRecord(Record):
     reason: str
     way_out: str
     source: str = ""
+
+
+class RuntimeRecord(Record):
+    """A named version of a runtime that ran the test vectors, in an environment of its own on this machine.
+
+    Args:
+        asked: as it was named, such as "onnxruntime==1.17.3".
+        runtime: as it calls itself; empty when it did not open the file.
+        outputs: SQNR in dB of each output against the compressed graph; empty with a fault.
+        floor_db: what each has to reach.
+    """
+
+    asked: str
+    runtime: str
+    outputs: dict[str, float]
+    floor_db: float
+    fault: str = ""
+    provenance: Provenance = "measured-on-host"
+
+
+class DriftLayer(Record):
+    """A layer whose value in the runtime falls below what it reads.
+
+    Args:
+        node, module, op: the graph's name of it, the user's module, the operation.
+        sqnr_db: against the reference, with all that came before.
+        inputs_db: the least SQNR of what it reads (200: the reference's own).
+        own_db, own_steps: given the reference's inputs: its SQNR, and its largest difference in quantization steps.
+        faulty: whether it computes other numbers itself; None where that is not known.
+    """
+
+    node: str
+    module: str
+    op: str
+    sqnr_db: float
+    inputs_db: float
+    own_db: float | None = None
+    own_steps: float | None = None
+    faulty: bool | None = None
+
+
+class DriftResult(Record):
+    """Where a delivery that missed a comparison drifts: the first layers, in the graph's order, and every value that
+    was looked at (layer, dB).
+
+    Args:
+        same_db: the last outputs of the program with probes against those of the artifact.
+    """
+
+    layers: tuple[DriftLayer, ...] = ()
+    curve: tuple[tuple[str, float], ...] = ()
+    same_db: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class SlowOperation(Record):
+    """A kind of operations that a quantized artifact pays for and its float32 form does not.
+
+    Args:
+        op: as the runtime calls it; several names where it has several kernels.
+        extra_ms: of one inference, more than in the float32 form; None where the runtime times no operations.
+        longest: the name of the one that takes longest, or of the first.
+    """
+
+    op: str
+    count: int
+    extra_ms: float | None
+    longest: str
+    why: str
+
+
+class SpeedResult(Record):
+    """A quantized artifact beside the float32 form of the same program on this host, taking turns.
+
+    Args:
+        speedup: float32's latency over the artifact's; below 1 the artifact is the slower one.
+        slower_because: empty unless it is.
+        fault: why there is no comparison.
+    """
+
+    speedup: Figure | None = None
+    artifact_ms: Figure | None = None
+    float32_ms: Figure | None = None
+    slower_because: tuple[SlowOperation, ...] = ()
+    fault: str = ""
 
 
 class DeliveryResult(Record):
@@ -77,6 +176,10 @@ class DeliveryResult(Record):
         latency_ms: "host_p50", "host_p90" (this machine) and "device" (predicted), as far as known.
         memory_bytes: "host_peak" and "device".
         low_precision_share: of multiply-accumulates, in 8 bits or fewer.
+        minimum: the oldest runtime that opens the file, by name.
+        speed: beside float32, where the release asks for it.
+        verified_on: the runtimes that the release names under `verify_on`.
+        drift: where it drifts, when a comparison with the original was missed.
         not_verified: sentences on what was not shown here.
     """
 
@@ -95,11 +198,16 @@ class DeliveryResult(Record):
     compression: Comparison | None = None
     lowering: Comparison | None = None
     end_to_end: Comparison | None = None
+    sizes: tuple[SizeResult, ...] = ()
     metric: MetricResult | None = None
     low_precision_share: Figure | None = None
     latency_ms: dict[str, Figure] = Field(default_factory=dict)
     memory_bytes: dict[str, Figure] = Field(default_factory=dict)
+    speed: SpeedResult | None = None
+    minimum: dict[str, str] = Field(default_factory=dict)
+    verified_on: tuple[RuntimeRecord, ...] = ()
     checks: tuple[Check, ...] = ()
+    drift: DriftResult | None = None
     refusals: tuple[RefusalRecord, ...] = ()
     not_verified: tuple[str, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)

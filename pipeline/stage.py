@@ -11,11 +11,11 @@ from edgewright import __version__
 from edgewright.pipeline.arrays import load_samples_file
 from edgewright.pipeline.environment import versions_of
 from edgewright.pipeline.jobs import JOBS
-from edgewright.pipeline.manifest import EncodingRecord, Manifest, Measurements, PortRecord, Vectors
+from edgewright.pipeline.manifest import DimRecord, EncodingRecord, Manifest, Measurements, PortRecord, Vectors
 from edgewright.pipeline.package import VECTORS, file_records, seal, write_vectors
-from edgewright.pipeline.results import DeliveryResult, PassRecord
+from edgewright.pipeline.results import Comparison, DeliveryResult, PassRecord
 from edgewright.pipeline.validate import compare
-from edgewright.targets.base import Artifact
+from edgewright.targets.base import Arrays, Artifact
 
 if TYPE_CHECKING:
     from edgewright.pipeline.export import Material
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgewright.pipeline.plan import PlannedDelivery
     from edgewright.pipeline.program import TensorSpec
     from edgewright.pipeline.release import InputSection
+    from edgewright.pipeline.shapes import Dim
     from edgewright.pipeline.subject import Subject
 
 VECTOR_SAMPLES = 4
@@ -44,8 +45,7 @@ def stage_package(
     samples = subject.validation[:VECTOR_SAMPLES]
     expected = subject.compressed_outputs[: len(samples)]
     write_vectors(folder / VECTORS, samples, expected)
-    found = load_samples_file(staging / JOBS / delivery.label / "outputs.npz")[: len(samples)]
-    reached = compare(expected, found).sqnr_db - VECTOR_SLACK_DB
+    found = load_samples_file(staging / JOBS / delivery.label / "outputs.npz")
     assert result.compression and result.lowering and result.end_to_end and result.low_precision_share, "assessed"
     declared = {} if subject.part else {port.name: port for port in material.release.model.inputs}
     manifest = Manifest(
@@ -56,16 +56,16 @@ def stage_package(
         device=result.device,
         part=result.part,
         format=result.format,
-        minimum=dict(delivery.target.capabilities.minimum),
+        minimum=result.minimum,
         artifact=artifact.main.relative_to(folder).as_posix(),
         inputs=_ports(subject.original.inputs, declared, job["encodings"]),
         outputs=_ports(subject.original.outputs, {}, job["encodings"]),
+        dims=_dims(subject.original.dims, listed=delivery.target.capabilities.open_sizes == "listed"),
         files=file_records(folder),
         vectors=Vectors(
             file=VECTORS,
             samples=len(samples),
-            # On any machine: no more noise against the graph than the graph itself has against the original.
-            floor_db=round(min(reached, tolerance - VECTOR_SLACK_DB, result.compression.sqnr_db), 1),
+            floor_db=vectors_floor_db(subject, found, tolerance, result.compression),
         ),
         model_digest=subject.original.digest(),
         program_digest=subject.program.digest(),
@@ -77,9 +77,11 @@ def stage_package(
         versions=versions_of(material.plan),
         verified_in=result.runtime,
         provenance=job["provenance"],
+        verified_on=result.verified_on,
         compression=result.compression,
         lowering=result.lowering,
         end_to_end=result.end_to_end,
+        sizes=result.sizes,
         metric=result.metric,
         low_precision_share=result.low_precision_share,
         bytes_by_dtype=result.bytes_by_dtype,
@@ -87,6 +89,17 @@ def stage_package(
         measurements=Measurements(latency_ms=result.latency_ms, memory_bytes=result.memory_bytes),
     )
     seal(folder, manifest)
+
+
+def vectors_floor_db(subject: Subject, found: Sequence[Arrays], tolerance: float, compression: Comparison) -> float:
+    """What any machine has to reach: no more noise against the graph than the graph itself has against the original."""
+    count = min(VECTOR_SAMPLES, len(subject.validation))
+    reached = compare(subject.compressed_outputs[:count], found[:count]).sqnr_db - VECTOR_SLACK_DB
+    return round(min(reached, tolerance - VECTOR_SLACK_DB, compression.sqnr_db), 1)
+
+
+def _dims(dims: Sequence[Dim], *, listed: bool) -> dict[str, DimRecord]:
+    return {dim.name: DimRecord(min=dim.min, max=dim.max, sizes=dim.sizes, listed=listed) for dim in dims}
 
 
 def _ports(

@@ -11,14 +11,16 @@ import torch
 from torch import nn
 
 from edgewright.calibration.batches import Sample, to_tensors
+from edgewright.calibration.sizes import spread_sizes
 from edgewright.errors import CaptureError, ReleaseError, did_you_mean
 from edgewright.pipeline.arrays import save_samples_file
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.metric import Metric, Swap, bind_inputs, metric_value
 from edgewright.pipeline.passes.base import Context, Pass
 from edgewright.pipeline.passes.runner import Ran, run_passes
-from edgewright.pipeline.predictor import run_module, run_program
+from edgewright.pipeline.predictor import Recall, run_module, run_program
 from edgewright.pipeline.program import Program
+from edgewright.pipeline.shapes import OpenShapes, Sizes
 from edgewright.pipeline.validate import compare
 from edgewright.targets.base import Arrays
 
@@ -40,8 +42,10 @@ class Subject:
     compressed_outputs: list[Arrays] = field(default_factory=list)
     metric_original: float | None = None
     metric_compressed: float | None = None
+    metric_reads_outputs: bool = False
     file: Path | None = None
     samples_file: Path | None = None
+    cut: tuple[Sizes, ...] = ()
 
     @property
     def program(self) -> Program:
@@ -62,23 +66,47 @@ class Subject:
 
     def run_references(self, metric: Metric | None) -> None:
         """Outputs of the original and of the compressed graph, and the metric of both."""
-        original, compressed = run_program(self.original), run_program(self.program)
-        self.original_outputs = [original(sample) for sample in self.validation]
-        self.compressed_outputs = [compressed(sample) for sample in self.validation]
+        self.run_original(metric)
+        self.run_compressed(metric)
+
+    def run_original(self, metric: Metric | None) -> None:
+        """Outputs of the original, its metric, and whether that asks for nothing but these outputs."""
+        run = run_program(self.original)
+        self.original_outputs = [run(sample) for sample in self.validation]
         if metric is not None:
-            self.metric_original = metric_value(metric, original, self.swap)
-            self.metric_compressed = metric_value(metric, compressed, self.swap)
+            known = Recall(run, self.validation, self.original_outputs)
+            self.metric_original = metric_value(metric, known, self.swap)
+            self.metric_reads_outputs = self.swap is None and not known.missed
+
+    def run_compressed(self, metric: Metric | None) -> None:
+        """Outputs of the compressed graph, and its metric."""
+        run = run_program(self.program)
+        self.compressed_outputs = [run(sample) for sample in self.validation]
+        if metric is not None:
+            known = Recall(run, self.validation, self.compressed_outputs)
+            self.metric_compressed = metric_value(metric, known, self.swap)
 
 
-def whole_model(model: nn.Module, calibration: list[Sample], validation: list[Sample]) -> Subject:
+def whole_model(
+    model: nn.Module, calibration: list[Sample], validation: list[Sample], shapes: OpenShapes | None = None
+) -> Subject:
     """Capture a model on its first sample and show that the graph computes what the model does.
 
+    Args:
+        shapes: the inputs with what is open in them; validation then gets samples of every size that is checked.
     Raises:
         CaptureError: it cannot be captured, or the graph gives other numbers than the model.
+        CalibrationError: the data has too few samples of a size.
     """
-    program = capture(model, to_tensors(calibration[:1])[0])
-    check_faithful(model, program, validation[:2])
-    return Subject(None, program, calibration, validation)
+    first = to_tensors(calibration[:1])[0]
+    if shapes is None or not shapes.dims:
+        program = capture(model, first)
+        check_faithful(model, program, validation[:2])
+        return Subject(None, program, calibration, validation)
+    program = capture(model, first, shapes.axes())
+    sized = spread_sizes(validation, shapes, "validation.data")
+    check_faithful(model, program, sized.samples[:3])
+    return Subject(None, program, calibration, sized.samples, cut=sized.cut)
 
 
 def saved_program(file: Path, trust_input: str | None, calibration: list[Sample], validation: list[Sample]) -> Subject:

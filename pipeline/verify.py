@@ -1,4 +1,4 @@
-"""Check a package: its files against the manifest, and its test vectors in the runtime on this machine."""
+"""Check a package: its files against the manifest, and its test vectors in the runtime here or in named versions."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from edgewright.errors import PackageError
+from edgewright.errors import PackageError, TargetError
 from edgewright.pipeline.manifest import Manifest
 from edgewright.pipeline.metrics import sqnr_by_output
 from edgewright.pipeline.package import MANIFEST, file_records, read_vectors
+from edgewright.pipeline.runtimes import Pin, find_pins
+from edgewright.pipeline.runtimes_environment import Progress
+from edgewright.pipeline.runtimes_run import NamedRun, run_in
 from edgewright.problems import problems_of
 from edgewright.targets import get_target, require_runtime
 from edgewright.targets.base import Arrays, Target
@@ -30,7 +33,9 @@ class Verification:
 
     Args:
         faults: sentences on files that are missing, extra or changed.
-        outputs: SQNR in dB of each output on the test vectors; empty when the files are at fault already.
+        outputs: SQNR in dB of each output on the test vectors; empty when the files are at fault already, or when
+            runtimes were named.
+        named: what each named runtime made of the vectors.
     """
 
     manifest: Manifest
@@ -38,19 +43,39 @@ class Verification:
     outputs: dict[str, float]
     runtime: str = ""
     provenance: str = ""
+    named: tuple[NamedRun, ...] = ()
 
     @property
     def passed(self) -> bool:
         floor = self.manifest.vectors.floor_db
-        return not self.faults and bool(self.outputs) and all(value >= floor for value in self.outputs.values())
+        here = all(value >= floor for value in self.outputs.values())
+        return (
+            not self.faults
+            and bool(self.outputs or self.named)
+            and here
+            and all(run.passes(floor) for run in self.named)
+        )
 
 
-def verify(package: str | Path, threads: int = 1) -> Verification:
+def verify(
+    package: str | Path,
+    threads: int = 1,
+    *,
+    runtimes: Sequence[str] = (),
+    runtimes_folder: Path | None = None,
+    progress: Progress = lambda stage: None,
+) -> Verification:
     """Check a package folder or zip.
 
+    Args:
+        runtimes: run the vectors in these instead of the one that is installed here, each in an environment of its
+            own: "onnxruntime==1.17.3".
+        runtimes_folder: where such environments are kept; None: the user's cache.
+        progress: hears of every environment that has to be made.
     Raises:
         PackageError: it is no package, or an archive that is not safe to read.
-        TargetError: the target's runtime is not installed here.
+        TargetError: the target's runtime is not installed here; a named one is unknown, of another format, or cannot
+            be installed.
     """
     with open_package(Path(package)) as folder:
         manifest = read_manifest(folder)
@@ -58,9 +83,15 @@ def verify(package: str | Path, threads: int = 1) -> Verification:
         if faults:
             return Verification(manifest, faults, {})
         target = get_target(manifest.target)
-        require_runtime(target)
+        pins = find_pins(runtimes, target)
+        if not pins:
+            require_runtime(target)
         try:
+            if pins:
+                return _run_named(folder, manifest, pins, threads, runtimes_folder, progress)
             return _run_vectors(folder, manifest, target, threads)
+        except TargetError:
+            raise
         except Exception as error:  # noqa: BLE001  (a runtime can raise anything on a file that is none of its own)
             fault = f"{manifest.artifact}: does not run on its test vectors ({type(error).__name__}: {error})"
             return Verification(manifest, (fault.split("\n")[0],), {})
@@ -73,6 +104,21 @@ def _run_vectors(folder: Path, manifest: Manifest, target: Target, threads: int)
         runtime, provenance = session.runtime, session.provenance
     outputs = sqnr_by_output([expected for _, expected in vectors], found)
     return Verification(manifest, (), outputs, runtime, provenance)
+
+
+def _run_named(
+    folder: Path,
+    manifest: Manifest,
+    pins: Sequence[Pin],
+    threads: int,
+    kept: Path | None,
+    progress: Progress,
+) -> Verification:
+    vectors = read_vectors(folder / manifest.vectors.file)
+    dtypes = {port.name: port.dtype for port in (*manifest.inputs, *manifest.outputs)}
+    artifact = folder / manifest.artifact
+    runs = [run_in(pin, artifact, vectors, dtypes, threads=threads, folder=kept, progress=progress) for pin in pins]
+    return Verification(manifest, (), {}, provenance="measured-on-host", named=tuple(runs))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -15,6 +15,9 @@ from edgewright.errors import EdgewrightError
 
 JOBS = {
     "deliver": "edgewright.pipeline.deliver:run_delivery",
+    "drift": "edgewright.pipeline.drift_job:run_drift",
+    "compare-float32": "edgewright.pipeline.speed:run_comparison",
+    "metric": "edgewright.pipeline.assess_metric:run_metric",
     "measure": "edgewright.pipeline.measure:run_measurement",
 }
 PR_SET_PDEATHSIG = 1

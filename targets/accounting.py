@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from edgewright.targets.base import Inspection, Operation
+from edgewright.targets.findings import TensorFact
+from edgewright.targets.islands import find_islands
+from edgewright.targets.layouts import find_layout_changes
+
+LARGEST = 10
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a file with the names of the values that it reads and writes."""
+    """One operation of a file with the names of the values that it reads and writes; `permutation` of a transpose."""
 
     name: str
     op: str
@@ -19,6 +24,21 @@ class Step:
     macs: int
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    permutation: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Executed:
+    """The graph that the runtime here executes, with its edges; dtypes and sizes (bytes) are of its values, by name."""
+
+    steps: tuple[Step, ...]
+    dtypes: Mapping[str, str]
+    sizes: Mapping[str, int]
+    constants: frozenset[str] = frozenset()
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        return tuple(Operation(step.name, step.op, step.compute, step.macs) for step in self.steps)
 
 
 def convolution_macs(output_shape: Sequence[int], weight_shape: Sequence[int]) -> int:
@@ -36,13 +56,19 @@ def matmul_macs(left_shape: Sequence[int], output_shape: Sequence[int], *, trans
     return prod(output_shape) * (left_shape[-2] if transposed and len(left_shape) > 1 else left_shape[-1])
 
 
+def attention_macs(query_shape: Sequence[int], key_shape: Sequence[int], value_shape: Sequence[int]) -> int:
+    """[..., l, e], [..., s, e] and [..., s, v]: the scores and what they weigh."""
+    return prod(query_shape[:-1]) * key_shape[-2] * (query_shape[-1] + value_shape[-1])
+
+
 def account(
     format: str,
     steps: Sequence[Step],
     activation_bytes: Mapping[str, int],
     constant_bytes: Mapping[str, int],
     bytes_by_dtype: Mapping[str, int],
-    executed: Sequence[Operation] | None = None,
+    executed: Executed | Sequence[Operation] | None = None,
+    tensors: Mapping[str, TensorFact] | None = None,
 ) -> Inspection:
     """Sum up a file.
 
@@ -50,7 +76,10 @@ def account(
         activation_bytes: size of each computed value (inputs included), by name; a name without size counts as 0.
         constant_bytes: size of each constant as stored, by name. What is computed from constants alone (dequantized
             weights) is no activation: runtimes fold it, or keep it stored.
+        executed: what the runtime here executes, with edges where it tells them.
+        tensors: dtype and shape of values and constants, by name; without them there are no islands.
     """
+    tensors = tensors or {}
     folded = _folded(steps, constant_bytes)
     activation_bytes = {name: size for name, size in activation_bytes.items() if name not in folded}
     operations = tuple(
@@ -64,17 +93,35 @@ def account(
         )
         for step in steps
     )
-    peak = peak_activation_bytes(steps, activation_bytes)
+    edges = executed if isinstance(executed, Executed) else None
+    dtypes = {name: fact.dtype for name, fact in tensors.items()}
+    changes = find_layout_changes(steps, activation_bytes)
+    if edges is not None:
+        added = find_layout_changes(edges.steps, edges.sizes, stated=False)
+        known = {change.name for change in changes}
+        changes += tuple(change for change in added if change.name not in known)
     return Inspection(
         format,
         operations,
         dict(sorted(bytes_by_dtype.items())),
-        None if executed is None else tuple(executed),
-        peak,
+        executed.operations if isinstance(executed, Executed) else None if executed is None else tuple(executed),
+        peak_activation_bytes(steps, activation_bytes),
+        islands=find_islands(steps, dtypes, folded)
+        if edges is None
+        else find_islands(edges.steps, edges.dtypes, _folded(edges.steps, edges.constants)),
+        islands_executed=edges is not None,
+        layout_changes=changes,
+        largest_constants=_largest(tensors, constant_bytes),
+        largest_activations=_largest(tensors, activation_bytes),
     )
 
 
-def _folded(steps: Sequence[Step], constants: Mapping[str, int]) -> set[str]:
+def _largest(tensors: Mapping[str, TensorFact], sizes: Mapping[str, int]) -> tuple[TensorFact, ...]:
+    known = [tensors[name] for name, size in sizes.items() if size and name in tensors]
+    return tuple(sorted(known, key=lambda fact: (-fact.bytes, fact.name))[:LARGEST])
+
+
+def _folded(steps: Sequence[Step], constants: Iterable[str]) -> set[str]:
     """The values that depend on constants alone."""
     known = set(constants)
     for step in steps:

@@ -6,12 +6,16 @@ else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
+
+from edgewright.targets.findings import LOW_PRECISION as LOW_PRECISION  # others take it from here
+from edgewright.targets.findings import Island, LayoutChange, Reader, TensorFact
 
 if TYPE_CHECKING:
     from edgewright.pipeline.passes.base import Pass
@@ -19,7 +23,11 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 
-LOW_PRECISION = frozenset({"int2", "uint2", "int4", "uint4", "int8", "uint8"})
+
+def release_of(version: str) -> tuple[int, ...]:
+    """The numbers of a version, without what follows them: "2024.1.0rc1" is (2024, 1, 0)."""
+    numbers = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(number) for number in numbers[0].split(".")) if numbers else ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,15 @@ class Inspection:
         executed: as the runtime on this machine executes them, where it tells; None where it does not.
         bytes_by_dtype: stored constants by dtype.
         peak_activation_bytes: the largest sum of activations alive at once, in the file's order.
+        minimum: the oldest runtime that opens this very file, where its operations need more than the target promises.
+        versions: of the format's parts, such as {"opset": "21", "IR": "10"}.
+        readers: the oldest runtimes that read the file, each with what asks for it.
+        islands: float islands; of the executed graph where `islands_executed`, else of the file.
+        layout_changes: transposes that serve the layout, in the file and added by the runtime here.
+        largest_constants, largest_activations: the ten largest, largest first.
+        left_delegate: names of operations that the runtime's delegate here (XNNPACK) leaves to plain kernels; None
+            where no runtime told.
+        notes: sentences on what was not counted, and why.
     """
 
     format: str
@@ -92,6 +109,30 @@ class Inspection:
     bytes_by_dtype: Mapping[str, int]
     executed: tuple[Operation, ...] | None = None
     peak_activation_bytes: int = 0
+    minimum: Mapping[str, str] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    readers: tuple[Reader, ...] = ()
+    islands: tuple[Island, ...] = ()
+    islands_executed: bool = False
+    layout_changes: tuple[LayoutChange, ...] = ()
+    largest_constants: tuple[TensorFact, ...] = ()
+    largest_activations: tuple[TensorFact, ...] = ()
+    left_delegate: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(content: Mapping[str, Any]) -> Inspection:
+        """An inspection from plain data: what `dataclasses.asdict` made of one, also after a trip through JSON."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+        }
+        for name, kind in _PARTS.items():
+            if values.get(name) is not None:
+                values[name] = tuple(
+                    kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+                    for entry in values[name]
+                )
+        return Inspection(**values)
 
     @property
     def macs(self) -> int:
@@ -104,6 +145,18 @@ class Inspection:
         total = sum(operation.macs for operation in operations)
         low = sum(operation.macs for operation in operations if operation.compute in LOW_PRECISION)
         return low / total if total else 0.0
+
+
+# What the tuples of an inspection hold.
+_PARTS: Mapping[str, type] = {
+    "operations": Operation,
+    "executed": Operation,
+    "readers": Reader,
+    "islands": Island,
+    "layout_changes": LayoutChange,
+    "largest_constants": TensorFact,
+    "largest_activations": TensorFact,
+}
 
 
 @dataclass(frozen=True)
@@ -141,6 +194,42 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
+class PinnedRuntime:
+    """A runtime that pip installs by version, so that files can be run in just that one.
+
+    Args:
+        distribution: its name for pip.
+        module: what has to be importable once it is installed.
+        script: a module of the target that imports numpy and this runtime alone, so that it works where edgewright is
+            not installed; its `open_alone(path, threads, dtypes)` gives a session, `dtypes` being the model's own by
+            input and output name.
+        numpy2_since: the first version whose wheels work with numpy 2.
+        counts_as: the name in `minimum` whose version numbers it has; empty for none.
+    """
+
+    distribution: str
+    module: str
+    script: Path
+    numpy2_since: str
+    counts_as: str = ""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What files keep to, so that the named runtimes and all newer ones open them.
+
+    Args:
+        minimum: those runtimes, by name, such as {"iOS": "16", "macOS": "13"}.
+        format: versions of the format's parts, such as {"opset": 19, "ir": 9}.
+        schemes: the quantization schemes with a native form there.
+    """
+
+    minimum: Mapping[str, str]
+    format: Mapping[str, int]
+    schemes: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Capabilities:
     """What a format can express, as data; the compress stage asks it before it starts.
 
@@ -148,9 +237,15 @@ class Capabilities:
         schemes: the quantization schemes with a native form.
         integer_boundary: whether outer inputs and outputs can be integers where the graph quantizes them.
         minimum: the oldest runtime that opens our files, by name.
+        runtimes: those that can be installed by version, to run files in.
+        levels: what older and newer runtimes can express, oldest first; a target that has some takes one of them as
+            `level` when it is made.
         tolerance_db: the least SQNR of an artifact against its compressed graph where the graph itself is exact
             float (no quantization noise to compare with).
         half_tolerance_db: the same for a program with float16 weights: Core ML then computes in float16, too.
+        integer_products: whether products of two activations run in integers where the graph has them so.
+        open_sizes: what becomes of a program's open dimensions: "range" (one graph for every size between their
+            bounds), "listed" (one graph for each listed size), "none" (fixed shapes only).
     """
 
     schemes: frozenset[str]
@@ -158,6 +253,14 @@ class Capabilities:
     minimum: Mapping[str, str] = field(default_factory=dict)
     tolerance_db: float = 60.0
     half_tolerance_db: float = 60.0
+    runtimes: tuple[PinnedRuntime, ...] = ()
+    levels: tuple[Level, ...] = ()
+    integer_products: bool = True
+    open_sizes: Literal["range", "listed", "none"] = "none"
+
+    def at(self, level: Level | None) -> Capabilities:
+        """The same at one of its levels."""
+        return self if level is None else replace(self, schemes=level.schemes, minimum=level.minimum)
 
     def tolerance_for(self, weight_dtypes: Iterable[str]) -> float:
         """The tolerance for a program that stores weights in these dtypes."""
@@ -169,8 +272,11 @@ class Target(Protocol):
 
     name: ClassVar[str]
     extra: ClassVar[str]  # the pip extra that brings what the target needs
+    suffix: ClassVar[str]  # of what a runtime opens: inspection knows files by it
     modules: ClassVar[tuple[str, ...]]  # what must be importable, in import names
-    capabilities: ClassVar[Capabilities]
+
+    @property
+    def capabilities(self) -> Capabilities: ...
 
     def legalize(self) -> tuple[Pass, ...]:
         """The rewrites that this format needs, in order."""

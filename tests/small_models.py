@@ -20,6 +20,7 @@ from edgewright.pipeline.passes.decompose_attention import DecomposeAttention
 from edgewright.pipeline.passes.drop_identities import DropIdentities
 from edgewright.pipeline.passes.fold_batchnorm import FoldBatchnorm
 from edgewright.pipeline.passes.fold_constants import FoldConstants
+from edgewright.pipeline.passes.linear_products import LinearProducts
 from edgewright.pipeline.passes.quantize_static import QuantizeStatic
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.program import Program
@@ -183,7 +184,7 @@ SMALL = {
 
 
 CALIBRATION = 64  # batches: fewer, and a rare value beyond their range decides the quality
-PREPARE = (DropIdentities(), FoldConstants(), FoldBatchnorm(), DecomposeAttention())
+PREPARE = (DropIdentities(), FoldConstants(), FoldBatchnorm(), LinearProducts(), DecomposeAttention())
 
 
 @cache

@@ -73,10 +73,12 @@ MOVES = frozenset(
         aten.expand.default,
         aten.max_pool2d.default,
         aten.avg_pool2d.default,
+        aten.adaptive_avg_pool2d.default,
         aten.constant_pad_nd.default,
         aten.pad.default,
         aten.pixel_shuffle.default,
         aten.upsample_nearest2d.vec,
+        aten.upsample_bilinear2d.vec,
     }
 )
 CONCATENATE = aten.cat.default
@@ -222,15 +224,19 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
         if not isinstance(source, Node) or source not in self._quantized or not _keeps_values(node):
             return
         shared = SharedQuantizationSpec((source, node))
+        if source in self._symmetric:  # one part of it may go into a product where this one does not
+            self._symmetric.add(node)
         self._write(node, {source: self._activation(source)}, shared, chain=source in self._chain)
 
     def _concatenate(self, node: Node) -> None:
+        """Constants (a class token) share the encoding, too: LiteRT's converter would round them to it by itself."""
         parts = node.all_input_nodes
-        if not parts or any(part not in self._chain for part in parts):
+        inner = [part for part in parts if part in self._chain]
+        if not inner or any(part.op != "get_attr" for part in parts if part not in self._chain):
             return
-        first = parts[0]
+        first = inner[0]
         shared = SharedQuantizationSpec((first, node))
-        specs: dict[Node, QuantizationSpecBase] = dict.fromkeys(parts[1:], shared)
+        specs: dict[Node, QuantizationSpecBase] = dict.fromkeys(parts, shared)
         specs[first] = self._activation(first)
         self._write(node, specs, shared, chain=True)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 import torch
 
@@ -19,6 +20,8 @@ class ConvertFp16:
     """Given: a float32 constant w. Result: float32(float16(w)), with the float16 form stored.
 
     Runtimes compute as they like from there: ONNX Runtime, OpenVINO and LiteRT on CPUs in float32, Core ML in float16.
+    Numbers that stand for infinity in masks (float32's least, in text encoders) become float16's: a softmax over a row
+    of true infinities gives NaN.
 
     Args:
         minimum_elements: smaller constants (biases, scales) stay float32.
@@ -45,4 +48,12 @@ class ConvertFp16:
             restored = insert_call(program, node, aten.to.dtype, stored, torch.float32)
             node.replace_all_uses_with(restored)
             rewrites += 1
+        for node in program.graph.nodes:
+            if any(_is_too_large(value) for value in node.args):
+                node.args = tuple(math.copysign(LARGEST, arg) if _is_too_large(arg) else arg for arg in node.args)
+                rewrites += 1
         return PassReport(rewrites, tuple(skips))
+
+
+def _is_too_large(value: object) -> TypeGuard[float]:
+    return isinstance(value, float) and LARGEST < abs(value) < math.inf

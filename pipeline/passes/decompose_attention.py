@@ -65,7 +65,7 @@ def _decompose(program: Program, node: Node) -> None:
     if arguments.get("causal") or arguments.get("is_causal"):
         rows, columns = value_of(scores).shape[-2:]
         allowed = torch.ones(rows, columns, dtype=torch.bool).tril()
-        mask = add_constant(program, "causal_mask", _additive(allowed), node)
+        mask = add_constant(program, "additive_causal_mask", _additive(allowed), node)
     if isinstance(mask, Node):
         scores = call(aten.add.Tensor, scores, _float_mask(program, mask, node))
     weights = call(aten.softmax.int, scores, -1)
@@ -83,7 +83,7 @@ def _float_mask(program: Program, mask: Node, like: Node) -> Node:
     if mask.meta["val"].dtype != torch.bool:
         return mask
     if mask.op == "get_attr":
-        return add_constant(program, "attention_mask", _additive(program.tensor(mask)), like)
+        return add_constant(program, "additive_mask", _additive(program.tensor(mask)), like)
     kept = insert_call(program, like, aten.to.dtype, mask, torch.float32)
     return insert_call(
         program,

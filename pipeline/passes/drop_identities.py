@@ -16,6 +16,7 @@ COPIES = frozenset(
     {
         aten.clone.default,
         aten.alias.default,
+        aten.alias_copy.default,
         aten.detach.default,
         aten.contiguous.default,
         aten.lift_fresh_copy.default,

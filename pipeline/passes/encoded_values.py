@@ -9,6 +9,7 @@ from edgewright.pipeline.passes.annotate_int8 import (
     CHAIN_ACTIVATIONS,
     CONCATENATE,
     CONVOLUTIONS,
+    FUSED_ACTIVATIONS,
     LINEAR,
     MOVES,
     PRODUCTS,
@@ -29,14 +30,17 @@ def encoded_values(graph: Graph) -> set[Node]:
         sources = node.all_input_nodes
         first = sources[0] if sources else None
         inner = node.target in MOVES or node.target in CHAIN_ACTIVATIONS or node.target is LINEAR
-        joined = node.target in ARITHMETIC or node.target is CONCATENATE
-        if node.target in CONVOLUTIONS or (inner and first in chain) or (joined and chain.issuperset(sources)):
+        parts = [source for source in sources if source.op != "get_attr"]
+        joined = (node.target in ARITHMETIC and parts == sources) or node.target is CONCATENATE
+        if node.target in CONVOLUTIONS or (inner and first in chain) or (joined and parts and chain.issuperset(parts)):
             chain.add(node)
-        if node in chain or node.target in LAYERS or (node.target in MOVES and first in encoded):
+        fused = node.target in FUSED_ACTIVATIONS and first is not None and first.target in LAYERS
+        if node in chain or node.target in LAYERS or fused or (node.target in MOVES and first in encoded):
             encoded.add(node)
     return encoded
 
 
 def is_encoded_again(node: Node) -> bool:
-    """Whether a layer reads the value, directly or moved: it then needs an encoding there."""
-    return any(user.target in LAYERS or (user.target in MOVES and is_encoded_again(user)) for user in node.users)
+    """Whether a layer reads the value, directly, moved or behind a fused activation: it is encoded there."""
+    passed = MOVES | FUSED_ACTIVATIONS
+    return any(user.target in LAYERS or (user.target in passed and is_encoded_again(user)) for user in node.users)

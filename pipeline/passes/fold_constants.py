@@ -14,6 +14,7 @@ from edgewright.pipeline.passes.graph import add_constant, replace
 from edgewright.pipeline.program import Program
 
 KEPT_NAMESPACES = ("quantized_decomposed", "torchao", "edgewright")
+HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class FoldConstants:
     """Given: nodes fed by constants alone (arange, comparisons, masks, position indices). Result: one constant.
 
     This is what lets text encoders through to Core ML, which has no `new_ones`, `alias` or `diff`. Quantized weights
-    are left as they are: folding their dequantization would undo the compression.
+    are left as they are, and so are weights in 16 bits: folding their conversion would undo the compression.
 
     Args:
         limit_bytes: a result larger than this and larger than what it is made of stays computed.
@@ -52,7 +53,8 @@ class FoldConstants:
             folded.append(node)
         for node in reversed(folded):
             if any(user not in values for user in node.users):
-                replace(node, add_constant(program, node.name, values[node], node))
+                # A name that no operation has.
+                replace(node, add_constant(program, f"folded_{node.name}", values[node], node))
         return PassReport(len(folded), tuple(skips))
 
 
@@ -63,5 +65,7 @@ def _may_fold(node: Node, values: dict[Node, Tensor]) -> bool:
     if target.namespace in KEPT_NAMESPACES or torch.Tag.nondeterministic_seeded in target.tags:
         return False
     if target._schema.is_mutable:
+        return False
+    if any(arg.op == "get_attr" and arg in values and values[arg].dtype in HALVES for arg in node.all_input_nodes):
         return False
     return all(arg in values for arg in node.all_input_nodes)

@@ -37,6 +37,7 @@ class QuantizeStatic:
         "fold-batchnorm",
         "fold-constants",
         "drop-identities",
+        "select-parts",
         "decompose-attention",
         "smooth-activations",
         "balance-outputs",
@@ -103,7 +104,8 @@ def _weight_names(program: Program) -> dict[tuple[str, int], str]:
 
 
 def _name_weights(program: Program, names: dict[tuple[str, int], str]) -> None:
-    """Give the frozen integers and scales the names of the weights that they came from."""
+    """Name the frozen integers and scales after the weights that they came from; what is equal is stored once."""
+    stored: dict[str, Node] = {}
     for node in list(program.graph.nodes):
         for place, arg in enumerate(node.args):
             if (node.name, place) not in names or not isinstance(arg, Node) or "dequantize" not in arg.name:
@@ -111,4 +113,11 @@ def _name_weights(program: Program, names: dict[tuple[str, int], str]) -> None:
             name = names[node.name, place]
             for part, suffix in zip(arg.args[:3], ("", "_scale", "_zero_point"), strict=True):
                 if isinstance(part, Node) and part.op == "get_attr":
-                    replace(part, add_constant(program, name + suffix, program.tensor(part), part))
+                    tensor, first = program.tensor(part), stored.get(name + suffix)
+                    if first is not None and torch.equal(program.tensor(first), tensor):
+                        with program.graph.inserting_before(part):
+                            again = program.graph.get_attr(str(first.target))
+                        again.meta = dict(first.meta)
+                    else:
+                        again = stored[name + suffix] = add_constant(program, name + suffix, tensor, part)
+                    replace(part, again)

@@ -35,7 +35,7 @@ class SmoothActivations:
 
     name: ClassVar[str] = "smooth-activations"
     runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "drop-identities")
-    strength: float = 0.8
+    strength: float = 0.7
     outlier_ratio: float = 3.0
 
     def run(self, program: Program, context: Context) -> PassReport:

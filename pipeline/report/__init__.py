@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgewright.pipeline.report.charts import Chart, dtype_chart, size_chart
+from edgewright.pipeline.report.drift import DeliveryDrift, drifts
 from edgewright.pipeline.report.figures import LEGEND, TITLES, Shown, duration
 from edgewright.pipeline.report.latency import LatencyChart, latency_chart
 from edgewright.pipeline.report.limits import LimitGroup, limit_groups
 from edgewright.pipeline.report.parity import HEADINGS, ParityRow, anchors, parity_rows
+from edgewright.pipeline.report.speed import speeds
 from edgewright.pipeline.report.summary import Attention, Fact, Trouble, attention, facts, troubles, verdict
 from edgewright.pipeline.report.summary import unverified as unverified_of
 from edgewright.pipeline.results import PassRecord, ReleaseResult
@@ -33,6 +35,8 @@ class Page:
     dtypes: Chart
     limits: tuple[LimitGroup, ...]
     unlimited: tuple[str, ...]
+    drifts: tuple[DeliveryDrift, ...]
+    speeds: tuple[tuple[str, tuple[str, ...]], ...]
     unverified: tuple[tuple[str, tuple[str, ...]], ...]
     troubles: tuple[Trouble, ...]
     recipe: tuple[PassRecord, ...]
@@ -75,6 +79,8 @@ def _page(result: ReleaseResult) -> Page:
         dtypes=dtype_chart(result),
         limits=limit_groups(result),
         unlimited=tuple(delivery.name for delivery in result.deliveries if not delivery.checks),
+        drifts=drifts(result),
+        speeds=speeds(result),
         unverified=tuple((delivery.name, unverified_of(delivery)) for delivery in result.deliveries),
         troubles=troubles(result),
         recipe=result.recipe,

@@ -24,11 +24,13 @@ _HOMES = {
     "validate": "edgewright.pipeline.validate",
     "verify": "edgewright.pipeline.verify",
     "Artifact": "edgewright.targets.base",
+    "Dim": "edgewright.pipeline.shapes",
     "Program": "edgewright.pipeline.program",
 }
 _RENAMED = {"open": "open_artifact"}
 __all__ = [
     "Artifact",
+    "Dim",
     "Program",
     "__version__",
     "capture",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from edgewright.pipeline.lowering import lower
     from edgewright.pipeline.lowering import open_artifact as open
     from edgewright.pipeline.program import Program
+    from edgewright.pipeline.shapes import Dim
     from edgewright.pipeline.validate import validate
     from edgewright.pipeline.verify import verify
     from edgewright.targets.base import Artifact

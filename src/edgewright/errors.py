@@ -48,6 +48,10 @@ class CaptureError(EdgewrightError):
     """A model that cannot become a graph."""
 
 
+class ShapeError(EdgewrightError):
+    """Sizes that an open dimension does not take."""
+
+
 class CheckpointError(EdgewrightError):
     """Weights that do not fit the model, or are not finite."""
 

@@ -5,42 +5,73 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgewright.targets.base import Artifact, Capabilities, Inspection, Refusal, Session
+from edgewright.targets.base import Artifact, Capabilities, Inspection, Level, Refusal, Session
 
 if TYPE_CHECKING:
     from edgewright.pipeline.passes.base import Pass
     from edgewright.pipeline.program import Program
 
 PACKAGE = "model.mlpackage"
+LEVELS = (
+    Level({"iOS": "16", "macOS": "13"}, {"spec": 7}, frozenset({"fp32", "fp16"})),
+    Level({"iOS": "17", "macOS": "14"}, {"spec": 8}, frozenset({"fp32", "fp16", "w8a8"})),
+    Level({"iOS": "18", "macOS": "15"}, {"spec": 9}, frozenset({"fp32", "fp16", "w8a8"})),
+)
+DEFAULT = LEVELS[1]
+CAPABILITIES = Capabilities(
+    schemes=DEFAULT.schemes,
+    minimum=DEFAULT.minimum,
+    tolerance_db=80.0,
+    half_tolerance_db=40.0,
+    levels=LEVELS,
+    open_sizes="range",
+)
 
 
 class CoremlTarget:
-    """An ML program for iOS 17, the first that has 8-bit activations."""
+    """An ML program; for iOS 17, the first that has 8-bit activations, unless told otherwise."""
 
     name: ClassVar[str] = "coreml"
     extra: ClassVar[str] = "coreml"
+    suffix: ClassVar[str] = ".mlpackage"
     modules: ClassVar[tuple[str, ...]] = ("coremltools",)
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        schemes=frozenset({"fp32", "fp16", "w8a8"}),
-        minimum={"iOS": "17", "macOS": "14"},
-        tolerance_db=80.0,
-        half_tolerance_db=40.0,
-    )
+
+    def __init__(self, level: Level | None = None) -> None:
+        self.level = level or DEFAULT
+        self.capabilities = CAPABILITIES.at(level)
 
     def legalize(self) -> tuple[Pass, ...]:
+        from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
+        from edgewright.pipeline.passes.fill_branches import FillBranches
+        from edgewright.pipeline.passes.fold_constants import FoldConstants
+        from edgewright.pipeline.passes.gather_booleans import GatherBooleans
         from edgewright.pipeline.passes.separate_outputs import SeparateOutputs
         from edgewright.pipeline.passes.spell_out_defaults import SpellOutDefaults
+        from edgewright.pipeline.passes.spell_out_gelu import SpellOutGelu
+        from edgewright.pipeline.passes.unroll_recurrence import UnrollRecurrence
+        from edgewright.targets.coreml.rules import RULES
 
-        return SpellOutDefaults(), SeparateOutputs()
+        return (
+            UnrollRecurrence(),
+            DecomposeOperators(RULES),
+            FoldConstants(),
+            GatherBooleans(),
+            FillBranches(),
+            SpellOutGelu(),
+            SpellOutDefaults(),
+            SeparateOutputs(),
+        )
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
-        """Nothing here: `lower` refuses what coremltools has no converter for, once the program is in its form."""
-        return ()
+        """`lower` also refuses what coremltools has no converter for, once the program is in its form."""
+        from edgewright.targets.unsupported import COREML, refuse_nodes
+
+        return refuse_nodes(program, self.name, COREML)
 
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.targets.coreml.lower import write_mlpackage
 
-        write_mlpackage(program, folder / PACKAGE)
+        write_mlpackage(program, folder / PACKAGE, spec=self.level.format["spec"])
         return self.find(folder)
 
     def find(self, folder: Path) -> Artifact:
@@ -48,9 +79,11 @@ class CoremlTarget:
         return Artifact(self.name, folder / PACKAGE, files)
 
     def inspect(self, artifact: Artifact) -> Inspection:
+        from edgewright.targets.coreml.fix_sizes import at_largest
         from edgewright.targets.coreml.inspect import inspect_mlpackage
 
-        return inspect_mlpackage(artifact.main)
+        with at_largest(artifact.main) as main:
+            return inspect_mlpackage(main)
 
     def open(self, artifact: Artifact, threads: int = 1) -> Session:
         from edgewright.targets.coreml.run import open_session

@@ -2,62 +2,174 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgewright.errors import TargetError
 from edgewright.targets.accounting import (
     Step,
     account,
+    attention_macs,
     convolution_macs,
     matmul_macs,
     transposed_convolution_macs,
 )
 from edgewright.targets.base import Inspection
+from edgewright.targets.coreml.network import NETWORKS, inspect_network
+from edgewright.targets.findings import Reader, TensorFact
 
 PRODUCTS = {"conv", "conv_transpose", "linear", "matmul"}
+ATTENTION = "scaled_dot_product_attention"
+PACKED = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (1, 2, 3, 4, 6)}
+
+
+# What stands in the specification -> the first iOS that reads it.
+SYSTEMS = {1: "11", 2: "11.2", 3: "12", 4: "13", 5: "14", 6: "15", 7: "16", 8: "17", 9: "18", 10: "26"}
+SOURCE = "coremltools: specification version of each iOS"
+RECURRENT = {"lstm", "gru", "rnn", "einsum"}
 
 
 def inspect_mlpackage(path: Path) -> Inspection:
-    """Read a package, ours or not. No runtime is asked: Core ML tells its placement on Apple devices only."""
+    """Read a package or an .mlmodel, ours or not. No runtime is asked: Core ML tells its placement on Apple devices
+    only.
+
+    Raises:
+        TargetError: a model of another kind than an ML program or a neural network.
+    """
+    from coremltools.models.utils import load_spec
+
+    spec = load_spec(str(path))
+    kind = spec.WhichOneof("Type")
+    if kind == "mlProgram":
+        found = _inspect_program(path, spec)
+    elif kind in NETWORKS:
+        found = inspect_network(spec)
+    else:
+        raise TargetError(
+            "edgewright inspects ML programs and neural networks",
+            got=f"a Core ML model of the kind {kind or 'unknown'}",
+            where=path,
+        )
+    version = spec.specificationVersion
+    system = SYSTEMS.get(version, "")
+    reader = Reader("iOS", system, f"specification {version}", SOURCE)
+    return replace(found, versions={"specification": str(version), **found.versions}, readers=(reader,))
+
+
+def _inspect_program(path: Path, spec: Any) -> Inspection:
     import coremltools
     from coremltools.converters.mil.frontend.milproto.load import load
 
     model = coremltools.models.MLModel(str(path), skip_model_load=True)
-    spec = model.get_spec()
     program = load(spec, spec.specificationVersion, model.weights_dir)
-    function = program.functions["main"]
-    constants: dict[str, int] = {}
-    by_dtype: dict[str, int] = {}
-    sizes = {name: _bytes(variable) for name, variable in function.inputs.items()}
-    steps = []
-    for operation in function.operations:
-        outputs = operation.outputs
-        if operation.op_type == "const":
-            _store(outputs[0], constants, by_dtype)
-            continue
-        if operation.op_type.startswith("constexpr_"):
-            constants[outputs[0].name] = sum(
-                _store(value, constants, by_dtype)
-                for value in _variables(operation)
-                if value.op is None or value.op.op_type == "const"
-            )
-            continue
-        reads = tuple(value.name for value in _variables(operation))
-        sizes |= {output.name: _bytes(output) for output in outputs}
-        steps.append(
-            Step(
-                operation.name,
-                operation.op_type,
-                _compute(operation),
-                _macs(operation),
-                reads,
-                tuple(output.name for output in outputs),
-            )
+    name = spec.description.defaultFunctionName or "main"
+    name = name if name in program.functions else next(iter(program.functions))
+    function = program.functions[name]
+    contents = _Contents()
+    contents.read(function, function.inputs.values(), "")
+    notes = list(contents.notes)
+    if len(program.functions) > 1:
+        others = ", ".join(sorted(set(program.functions) - {name}))
+        notes.append(f"the function {name} is shown; the file also has {others}")
+    hidden = sorted({step.op for step in contents.steps if step.op in RECURRENT})
+    if hidden:
+        notes.append(f"multiply-accumulates inside of {', '.join(hidden)} are not counted")
+    found = account(
+        f"Core ML specification {spec.specificationVersion}",
+        contents.steps,
+        contents.sizes,
+        contents.constants,
+        contents.by_dtype,
+        None,
+        contents.tensors,
+    )
+    return replace(found, versions={"opset": str(function.opset_version.name)}, notes=tuple(notes))
+
+
+@dataclass
+class _Contents:
+    """What is gathered on the way through a function and the blocks of its cond and while_loop operations."""
+
+    steps: list[Step] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, int] = field(default_factory=dict)
+    by_dtype: dict[str, int] = field(default_factory=dict)
+    tensors: dict[str, TensorFact] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def read(self, block: Any, inputs: Iterable[Any], prefix: str) -> None:
+        """Add a block's operations; those of inner blocks stand before their owner."""
+        for variable in inputs:
+            self._value(variable)
+        for operation in block.operations:
+            if operation.op_type == "const":
+                self._store(operation.outputs[0])
+            elif operation.op_type.startswith("constexpr_"):
+                self._compressed(operation)
+            else:
+                self._step(operation, prefix)
+
+    def _step(self, operation: Any, prefix: str) -> None:
+        name = prefix + operation.name
+        reads = [value.name for value in _variables(operation)]
+        for place, block in enumerate(operation.blocks):
+            self.read(block, block.inputs, f"{name}.{place}/")
+            self.notes.append(f"block {place} of {name} is counted once")
+            reads += [value.name for value in block.outputs]
+        for output in operation.outputs:
+            self._value(output)
+        writes = tuple(output.name for output in operation.outputs)
+        permutation: tuple[int, ...] = ()
+        if operation.op_type == "transpose" and operation.inputs["perm"].val is not None:
+            perm = [int(axis) for axis in operation.inputs["perm"].val]
+            permutation = tuple(axis % len(perm) for axis in perm)
+        self.steps.append(
+            Step(name, operation.op_type, _compute(operation), _macs(operation), tuple(reads), writes, permutation)
         )
-    return account(f"Core ML specification {spec.specificationVersion}", steps, sizes, constants, by_dtype)
+
+    def _value(self, variable: Any) -> None:
+        stated = _stated_shape(variable)
+        if -1 in stated and not any(note.startswith("dynamic") for note in self.notes):
+            self.notes.append("dynamic dimensions count as 1")
+        self.sizes[variable.name] = _bytes(variable)
+        self.tensors[variable.name] = TensorFact(variable.name, _dtype(variable), stated, self.sizes[variable.name])
+
+    def _compressed(self, operation: Any) -> None:
+        """A constant that is stored compressed: at the size of what it is made from."""
+        result = operation.outputs[0]
+        before = dict(self.by_dtype)
+        parts = [
+            value
+            for value in _variables(operation)
+            if value.op is None or value.op.op_type == "const" or value.op.op_type.startswith("constexpr_")
+        ]
+        size = sum(self._store(value) for value in parts)
+        for part in parts:  # shown as the whole; the loader numbers parts in an order that changes
+            self.tensors.pop(part.name, None)
+        self.constants[result.name] = size
+        kinds = [dtype for dtype, stored in self.by_dtype.items() if stored > before.get(dtype, 0)]
+        widest = max(kinds, key=lambda dtype: self.by_dtype[dtype] - before.get(dtype, 0), default=_dtype(result))
+        self.tensors[result.name] = TensorFact(result.name, widest, _stated_shape(result), size)
+
+    def _store(self, variable: Any) -> int:
+        """Count a constant once; scalars and strings are settings, not weights. A packed dtype counts packed."""
+        if variable.name in self.constants:
+            return 0
+        value = np.asarray(variable.val) if variable.val is not None else None
+        if value is None or value.dtype.kind not in "fiub" or value.ndim == 0:
+            return 0
+        stated = _dtype(variable)
+        bits = PACKED.get(stated, 8 * value.dtype.itemsize)
+        size, dtype = (value.size * bits + 7) // 8, stated if stated in PACKED else value.dtype.name
+        self.constants[variable.name] = size
+        self.by_dtype[dtype] = self.by_dtype.get(dtype, 0) + size
+        self.tensors[variable.name] = TensorFact(variable.name, dtype, tuple(value.shape), size)
+        return size
 
 
 def _variables(operation: Any) -> list[Any]:
@@ -67,31 +179,33 @@ def _variables(operation: Any) -> list[Any]:
     return [value for value in found if value is not None]
 
 
-def _store(variable: Any, constants: dict[str, int], by_dtype: dict[str, int]) -> int:
-    """Count a constant once; scalars and strings are settings, not weights."""
-    if variable.name in constants:
-        return 0
-    value = np.asarray(variable.val) if variable.val is not None else None
-    if value is None or value.dtype.kind not in "fiub" or value.ndim == 0:
-        return 0
-    constants[variable.name] = value.nbytes
-    by_dtype[value.dtype.name] = by_dtype.get(value.dtype.name, 0) + value.nbytes
-    return value.nbytes
+def _stated_shape(variable: Any) -> tuple[int, ...]:
+    shape = getattr(variable, "shape", None) or ()
+    return tuple(int(size) if isinstance(size, int | np.integer) else -1 for size in shape)
 
 
 def _shape(variable: Any) -> list[int]:
-    return [int(size) if isinstance(size, int | np.integer) else 1 for size in variable.shape]
+    return [max(size, 1) if size < 0 else size for size in _stated_shape(variable)]
 
 
 def _dtype(variable: Any) -> str:
-    return (
-        {"fp32": "float32", "fp16": "float16"}.get(name := variable.dtype.__name__, name) if variable.dtype else "none"
-    )
+    """The dtype of a tensor ("none" for strings, dictionaries, lists and states)."""
+    from coremltools.converters.mil.mil.types import builtin_to_string, is_scalar
+
+    kind = getattr(variable, "dtype", None)
+    if kind is None or not is_scalar(kind):
+        return "none"
+    return {"fp32": "float32", "fp16": "float16"}.get(name := str(builtin_to_string(kind)), name)
 
 
 def _bytes(variable: Any) -> int:
     name = _dtype(variable)
-    return prod(_shape(variable)) * (np.dtype(name).itemsize if name not in ("none", "str") else 0)
+    if name in PACKED:
+        return (prod(_shape(variable)) * PACKED[name] + 7) // 8
+    try:
+        return prod(_shape(variable)) * np.dtype(name).itemsize
+    except TypeError:  # no tensor
+        return 0
 
 
 def _compute(operation: Any) -> str:
@@ -118,6 +232,9 @@ def _operands(operation: Any) -> tuple[Any, Any]:
 
 
 def _macs(operation: Any) -> int:
+    if operation.op_type == ATTENTION:
+        query, key, value = (_shape(operation.inputs[name]) for name in ("query", "key", "value"))
+        return attention_macs(query, key, value)
     if operation.op_type not in PRODUCTS:
         return 0
     data, weight = _operands(operation)

@@ -6,19 +6,25 @@ import json
 import shutil
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
+from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.coreml.compact import share_constants
+from edgewright.targets.coreml.imports import import_coremltools
 from edgewright.targets.coreml.refusals import unknown_operations
 
 AUTHOR = "com.apple.CoreML"
+WRAPPED = "_wrapped_as_tensor_for_coreml"
 DTYPES = "edgewright.dtypes"
 
 
-def write_mlpackage(program: Program, path: Path) -> None:
-    """Convert a legalized program for iOS 17 and save it under `path`, a folder ending in .mlpackage.
+def write_mlpackage(program: Program, path: Path, *, spec: int = 8) -> None:
+    """Convert a legalized program and save it under `path`, a folder ending in .mlpackage.
+
+    `spec` is the specification's version: 7 with iOS 16, 8 with iOS 17, 9 with iOS 18.
 
     Raises TargetError with every operation that coremltools cannot convert.
 
@@ -27,15 +33,14 @@ def write_mlpackage(program: Program, path: Path) -> None:
     from edgewright.pipeline.lowering import refuse
 
     with quiet():
-        import coremltools as ct
-
+        ct = import_coremltools()
         half = "float16" in program.weight_bytes()
         exported = program.exported().run_decompositions({})
         refuse(unknown_operations(exported))
         converted = ct.convert(
             exported,
             outputs=[ct.TensorType(name=spec.name) for spec in program.outputs],
-            minimum_deployment_target=ct.target.iOS17,
+            minimum_deployment_target=ct.target(spec),
             compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
             skip_model_load=True,
         )
@@ -43,22 +48,27 @@ def write_mlpackage(program: Program, path: Path) -> None:
             saved = Path(folder) / "model.mlpackage"
             converted.save(str(saved))
             shutil.rmtree(path, ignore_errors=True)
-            dtypes = {spec.name: spec.dtype for spec in program.outputs}
-            _write_stable(saved / "Data" / AUTHOR, path, json.dumps(dtypes))
+            notes = {DTYPES: json.dumps({spec.name: spec.dtype for spec in program.outputs})}
+            if program.dims:
+                notes[SHAPES] = program.shapes.text()
+            _write_stable(saved / "Data" / AUTHOR, path, notes)
 
 
-def _write_stable(data: Path, path: Path, dtypes: str) -> None:
+def _write_stable(data: Path, path: Path, notes: Mapping[str, str]) -> None:
     """Write the package anew: coremltools' own has random identifiers, a date and map entries in any order.
 
     Core ML has no int64 and no bool at its surface, so the program's own output dtypes stand in the metadata.
     """
+    from coremltools.models.utils import rename_feature
     from coremltools.proto import Model_pb2
 
     spec = Model_pb2.Model()
     spec.ParseFromString((data / "model.mlmodel").read_bytes())
+    for port in list(spec.description.input):  # Core ML has no input without axes: coremltools gives it one, of size 1
+        rename_feature(spec, port.name, port.name.removesuffix(WRAPPED), rename_outputs=False)
     share_constants(spec)
     spec.description.metadata.userDefined.pop("com.github.apple.coremltools.conversion_date", None)
-    spec.description.metadata.userDefined[DTYPES] = dtypes
+    spec.description.metadata.userDefined.update(notes)
     folder = path / "Data" / AUTHOR
     folder.mkdir(parents=True)
     (folder / "model.mlmodel").write_bytes(spec.SerializeToString(deterministic=True))

@@ -13,19 +13,28 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.base import Arrays, PortEncoding, Session
 from edgewright.targets.coreml.lower import DTYPES
+from edgewright.targets.sized import with_sizes
 
 
 def open_session(path: Path, threads: int) -> Session:
-    return CoremlSession(path) if sys.platform == "darwin" else ReferenceSession(path, threads)
+    session = CoremlSession(path) if sys.platform == "darwin" else ReferenceSession(path, threads)
+    return with_sizes(session, _recorded(path, SHAPES))
+
+
+def _recorded(path: Path, key: str) -> str | None:
+    """What the lowering noted in the package; None in packages of others."""
+    from coremltools.models.utils import load_spec
+
+    notes: Mapping[str, str] = load_spec(str(path)).description.metadata.userDefined
+    return notes.get(key)
 
 
 def _recorded_dtypes(path: Path) -> dict[str, str]:
-    """The program's own output dtypes, as the lowering recorded them; empty for packages of others."""
-    from coremltools.models.utils import load_spec
-
-    found: dict[str, str] = json.loads(load_spec(str(path)).description.metadata.userDefined.get(DTYPES, "{}"))
+    """The program's own output dtypes."""
+    found: dict[str, str] = json.loads(_recorded(path, DTYPES) or "{}")
     return found
 
 
@@ -61,7 +70,8 @@ class ReferenceSession(_Closing):
         self._outer = _recorded_dtypes(path)
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        feed = {name: np.asarray(inputs[name], dtype=dtype) for name, (_, dtype) in self._model.input_specs.items()}
+        specs = self._model.input_specs.items()
+        feed = {name: np.atleast_1d(np.asarray(inputs[name], dtype=dtype)) for name, (_, dtype) in specs}
         return self._widen(self._model.run(feed))
 
     def __enter__(self) -> ReferenceSession:
@@ -86,7 +96,7 @@ class CoremlSession(_Closing):
         }
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        feed = {name: np.asarray(inputs[name], dtype=dtype) for name, dtype in self._dtypes.items()}
+        feed = {name: np.atleast_1d(np.asarray(inputs[name], dtype=dtype)) for name, dtype in self._dtypes.items()}
         return self._widen(self._model.predict(feed))
 
     def __enter__(self) -> CoremlSession:

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgewright.targets.base import Artifact, Capabilities, Inspection, Refusal, Session
+from edgewright.targets.base import Artifact, Capabilities, Inspection, Level, PinnedRuntime, Refusal, Session
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
     from edgewright.pipeline.passes.base import Pass
     from edgewright.pipeline.program import Program
+    from edgewright.targets.timing import OperationTime
 
 FILE = "model.onnx"
 PROTOBUF_LIMIT = 2**31
+SCHEMES = frozenset({"fp32", "fp16", "w8a8"})
+LEVELS = (  # ONNX Runtime 1.15 reads opset 19, too, but has no kernel for its DequantizeLinear
+    Level({"onnxruntime": "1.15"}, {"opset": 18, "ir": 8}, SCHEMES),
+    Level({"onnxruntime": "1.16"}, {"opset": 19, "ir": 9}, SCHEMES),
+    Level({"onnxruntime": "1.17"}, {"opset": 20, "ir": 9}, SCHEMES),
+)
+DEFAULT = LEVELS[2]
+CAPABILITIES = Capabilities(
+    schemes=SCHEMES,
+    minimum=DEFAULT.minimum,
+    tolerance_db=80.0,
+    runtimes=(
+        PinnedRuntime(
+            "onnxruntime", "onnxruntime", Path(__file__).with_name("run.py"), "1.19", counts_as="onnxruntime"
+        ),
+    ),
+    levels=LEVELS,
+    open_sizes="range",
+)
 
 
 class OnnxTarget:
@@ -20,39 +44,59 @@ class OnnxTarget:
 
     name: ClassVar[str] = "onnx"
     extra: ClassVar[str] = "onnx"
+    suffix: ClassVar[str] = ".onnx"
     modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        schemes=frozenset({"fp32", "fp16", "w8a8"}), minimum={"onnxruntime": "1.17"}, tolerance_db=80.0
-    )
+
+    def __init__(self, level: Level | None = None) -> None:
+        self.level = level or DEFAULT
+        self.capabilities = CAPABILITIES.at(level)
 
     def legalize(self) -> tuple[Pass, ...]:
+        from edgewright.pipeline.passes.absorb_activations import AbsorbActivations
+        from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
+        from edgewright.pipeline.passes.fold_constants import FoldConstants
         from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
         from edgewright.pipeline.passes.shift_activations import ShiftActivations
+        from edgewright.targets.onnx.rules import RULES
 
-        return LookUpIntegers(), ShiftActivations()
+        return DecomposeOperators(RULES), FoldConstants(), LookUpIntegers(), AbsorbActivations(), ShiftActivations()
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
+        from edgewright.targets.unsupported import ONNX, refuse_nodes
+
         total = sum(program.weight_bytes().values())
         if total < PROTOBUF_LIMIT:
-            return ()
+            return refuse_nodes(program, self.name, ONNX)
         way_out = "compress the weights further, or export the model in parts"
         return (Refusal(self.name, "", "", f"{total} bytes of weights exceed protobuf's 2 GiB", way_out),)
 
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.targets.onnx.lower import write_onnx
 
-        write_onnx(program, folder / FILE)
+        write_onnx(program, folder / FILE, opset=self.level.format["opset"])
         return self.find(folder)
 
     def find(self, folder: Path) -> Artifact:
         return Artifact(self.name, folder / FILE, (folder / FILE,))
 
     def inspect(self, artifact: Artifact) -> Inspection:
+        from edgewright.targets.onnx.fix_sizes import at_largest
         from edgewright.targets.onnx.inspect import inspect_onnx
 
-        return inspect_onnx(artifact.main)
+        with at_largest(artifact.main) as main:
+            return inspect_onnx(main)
 
     def open(self, artifact: Artifact, threads: int = 1) -> Session:
+        from edgewright.pipeline.shapes import SHAPES
         from edgewright.targets.onnx.run import OnnxSession
+        from edgewright.targets.sized import with_sizes
 
-        return OnnxSession(artifact.main, threads)
+        session = OnnxSession(artifact.main, threads)
+        return with_sizes(session, session.metadata.get(SHAPES))
+
+    def profile(
+        self, artifact: Artifact, inputs: Mapping[str, np.ndarray[Any, Any]], threads: int = 1
+    ) -> tuple[OperationTime, ...]:
+        from edgewright.targets.onnx.profile import profile_onnx
+
+        return profile_onnx(artifact.main, inputs, threads)

@@ -1,200 +1,164 @@
-"""What an ONNX file holds, and what ONNX Runtime makes of it: the profile of a real run, with every kernel's dtypes."""
+"""What an ONNX file holds, and what ONNX Runtime makes of it."""
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from edgewright.targets.accounting import Step, account
+from edgewright.targets.base import Inspection
+from edgewright.targets.findings import Reader
+from edgewright.targets.onnx.contents import Contents, Node, read_contents
+from edgewright.targets.onnx.executed import executed_graph, stated_shapes
+from edgewright.targets.onnx.kernels import FLOAT_KERNELS, INTEGER_KERNELS, product_macs
 
-from edgewright.targets.accounting import (
-    Step,
-    account,
-    convolution_macs,
-    matmul_macs,
-    transposed_convolution_macs,
-)
-from edgewright.targets.base import Inspection, Operation
+RECURRENT = {"LSTM", "GRU", "RNN"}
+UNCOUNTED = {"Einsum", "Attention", "MultiHeadAttention", "GroupQueryAttention", "DynamicQuantizeLSTM"}
+FUSED = {"Relu", "Clip", "Add", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu"}
 
-# Kernels of ONNX Runtime that multiply in integers, with the place of the weight among their inputs.
-INTEGER_KERNELS = {
-    "QLinearConv": 3,
-    "ConvInteger": 1,
-    "QLinearMatMul": 3,
-    "MatMulInteger": 1,
-    "MatMulIntegerToFloat": 1,
-    "DynamicQuantizeMatMul": 1,
-    "QGemm": 3,
-    "QAttention": 1,
+# Opset of ai.onnx, version of the IR -> the oldest ONNX Runtime that knows it.
+COMPATIBILITY = "onnxruntime.ai/docs/reference/compatibility.html (up to ONNX Runtime 1.20)"
+OPSETS = {
+    8: "0.1",
+    9: "0.3",
+    10: "0.4",
+    11: "1.0",
+    12: "1.3",
+    13: "1.6",
+    14: "1.8",
+    15: "1.9",
+    16: "1.11",
+    17: "1.12",
+    18: "1.14",
+    19: "1.15",
+    20: "1.17",
+    21: "1.18",
 }
-FLOAT_KERNELS = {
-    "Conv": 1,
-    "FusedConv": 1,
-    "ConvTranspose": 1,
-    "MatMul": 1,
-    "Gemm": 1,
-    "FusedMatMul": 1,
-    "FusedGemm": 1,
-}
-PROFILE_DTYPES = {"float": "float32", "double": "float64"}
-NUMPY_BITS = {"INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
+IRS = {3: "0.1", 4: "0.4", 5: "0.4", 6: "1.0", 7: "1.3", 8: "1.9", 9: "1.16", 10: "1.18"}
 
 
 def inspect_onnx(path: Path) -> Inspection:
-    """Read a file of our own or of others; the executed graph is there when ONNX Runtime opens the file."""
-    import onnx
-    from onnx import helper
+    """Read a file of our own or of others; the executed graph is there when ONNX Runtime runs the file on zeros.
 
-    model = onnx.load(str(path))
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    graph = model.graph
-    shapes: dict[str, list[int]] = {}
-    sizes: dict[str, int] = {}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        tensor = value.type.tensor_type
-        shapes[value.name] = [dimension.dim_value or 1 for dimension in tensor.shape.dim]
-        if tensor.elem_type:
-            sizes[value.name] = prod(shapes[value.name]) * helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
-    constants: dict[str, int] = {}
-    by_dtype: dict[str, int] = {}
-    for initializer in graph.initializer:
-        dtype = onnx.TensorProto.DataType.Name(initializer.data_type)
-        itemsize = helper.tensor_dtype_to_np_dtype(initializer.data_type).itemsize
-        bits = NUMPY_BITS.get(dtype, 8 * itemsize)
-        constants[initializer.name] = (prod(initializer.dims) * bits + 7) // 8
-        shapes[initializer.name] = list(initializer.dims)
-        name = np.dtype(helper.tensor_dtype_to_np_dtype(initializer.data_type)).name
-        by_dtype[name] = by_dtype.get(name, 0) + constants[initializer.name]
-        sizes.pop(initializer.name, None)
-    steps = _steps(graph, shapes)
-    opsets = ", ".join(f"{entry.domain or 'opset'} {entry.version}" for entry in model.opset_import)
-    title = f"ONNX {opsets}, IR {model.ir_version}"
-    return account(title, steps, sizes, constants, by_dtype, _executed(path, _macs_by_result(steps)))
+    Raises:
+        TargetError: not an ONNX model, or its external data is missing or too short.
+    """
+    contents = read_contents(path)
+    notes = list(contents.notes)
+    unknown = [name for node in contents.nodes for name in node.writes if name and name not in contents.tensors]
+    if unknown:
+        contents, more = stated_shapes(contents)
+        notes += more
+    steps = _steps(contents)
+    uncounted = sorted({node.op for node in contents.nodes if node.op in UNCOUNTED})
+    if uncounted:
+        notes.append(f"multiply-accumulates inside of {', '.join(uncounted)} are not counted")
+    executed, trouble = executed_graph(contents, _macs_by_result(steps))
+    notes += trouble
+    versions = {**contents.opsets, "IR": contents.ir}
+    title = ", ".join(f"{name} {version}" for name, version in versions.items())
+    found = account(
+        f"ONNX {title}",
+        steps,
+        contents.activation_bytes,
+        contents.constant_bytes,
+        contents.bytes_by_dtype,
+        executed,
+        contents.tensors,
+    )
+    return replace(found, versions=versions, readers=_readers(contents), notes=tuple(notes))
 
 
-def _steps(graph: Any, shapes: Mapping[str, list[int]]) -> list[Step]:
-    makers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
+def _readers(contents: Contents) -> tuple[Reader, ...]:
+    """What the file's opset and IR ask for; operations of other domains may ask for more."""
+    opset, ir = int(contents.opsets.get("opset", "7")), int(contents.ir)
+    asked = [OPSETS.get(max(opset, 8)), IRS.get(max(ir, 3))]
+    known = [version for version in asked if version]
+    because = f"opset {opset}, IR {ir}"
+    others = [domain for domain in contents.opsets if domain != "opset"]
+    if others:
+        because += f"; operations of {', '.join(others)} may need more"
+    if len(known) < 2:
+        return (Reader("ONNX Runtime", "", f"{because}: newer than the table, so newer than 1.20", COMPATIBILITY),)
+    oldest = max(known, key=lambda version: tuple(map(int, version.split("."))))
+    return (Reader("ONNX Runtime", oldest, because, COMPATIBILITY),)
+
+
+def _steps(contents: Contents) -> list[Step]:
+    makers = {name: node for node in contents.nodes for name in node.writes}
+    readers: dict[str, list[Node]] = {}
+    for node in contents.nodes:
+        for name in node.reads:
             readers.setdefault(name, []).append(node)
 
-    def integer(node: Any) -> bool:
+    def integer(node: Node) -> bool:
         """Q/DQ around a product: the form that runtimes compute in integers."""
-        sources = [makers.get(name) for name in node.input[:2]]
-        if any(source is None or source.op_type != "DequantizeLinear" for source in sources):
+        sources = [makers.get(name) for name in node.reads[:2]]
+        if any(source is None or source.op != "DequantizeLinear" for source in sources):
             return False
-        users = readers.get(node.output[0], [])
-        if len(users) == 1 and users[0].op_type in ("Relu", "Clip", "Add"):
-            users = readers.get(users[0].output[0], [])
-        return any(user.op_type == "QuantizeLinear" for user in users)
+        users = readers.get(node.writes[0], [])
+        if len(users) == 1 and users[0].op in ("Relu", "Clip", "Add"):
+            users = readers.get(users[0].writes[0], [])
+        return any(user.op == "QuantizeLinear" for user in users)
 
     steps = []
-    for place, node in enumerate(graph.node):
-        macs, compute = 0, "float32"
-        if node.op_type in FLOAT_KERNELS or node.op_type in INTEGER_KERNELS:
-            weight_place = FLOAT_KERNELS.get(node.op_type, INTEGER_KERNELS.get(node.op_type, 1))
-            weight = shapes.get(node.input[weight_place], [])
-            macs = _macs(node.op_type, shapes.get(node.input[0], []), weight, shapes.get(node.output[0], []))
-            compute = "int8" if node.op_type in INTEGER_KERNELS or integer(node) else "float32"
-        elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            compute = "int8"
-        name = node.name or f"{node.op_type}_{place}"
-        steps.append(Step(name, node.op_type, compute, macs, tuple(node.input), tuple(node.output)))
+    for node in contents.nodes:
+        compute = "int8" if node.op in INTEGER_KERNELS or (node.op in FLOAT_KERNELS and integer(node)) else ""
+        reads, writes = tuple(name for name in node.reads if name), tuple(name for name in node.writes if name)
+        permutation = tuple(node.attributes.get("perm", ())) if node.op == "Transpose" else ()
+        if node.op == "Transpose" and not permutation and reads and reads[0] in contents.tensors:
+            permutation = tuple(reversed(range(len(contents.tensors[reads[0]].shape))))
+        steps.append(
+            Step(
+                node.name,
+                node.op,
+                compute or _dtype(node, contents),
+                _node_macs(node, contents),
+                reads,
+                writes,
+                permutation,
+            )
+        )
     return steps
 
 
-def _macs(op: str, data: list[int], weight: list[int], output: list[int]) -> int:
-    if not weight or not output:
+def _dtype(node: Node, contents: Contents) -> str:
+    """The dtype that an operation computes in: of its result, or of its data where shape inference knew neither."""
+    if node.op in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear") or node.op.startswith("QLinear"):
+        return "int8"
+    if node.op == "MatMulNBits":
+        return "int8" if node.attributes.get("accuracy_level") == 4 else "float32"
+    for name in (*node.writes[:1], *node.reads[:1]):
+        if name in contents.tensors:
+            return contents.tensors[name].dtype
+    return "float32"
+
+
+def _node_macs(node: Node, contents: Contents) -> int:
+    def shape(name: str) -> list[int]:
+        fact = contents.tensors.get(name)
+        return [max(size, 1) for size in fact.shape] if fact else []
+
+    if node.op in RECURRENT and len(node.reads) > 2:  # data [time, batch, in], weights of all gates and directions
+        return prod(shape(node.reads[0])[:2]) * (prod(shape(node.reads[1])) + prod(shape(node.reads[2])))
+    if node.op == "MatMulNBits":
+        return prod(shape(node.writes[0])) * int(node.attributes.get("K", 0))
+    if node.op not in FLOAT_KERNELS and node.op not in INTEGER_KERNELS:
         return 0
-    if op == "ConvTranspose":
-        return transposed_convolution_macs(data, weight)
-    if "Conv" in op:
-        return convolution_macs(output, weight)
-    inner = prod(weight) * prod(output[:-1]) // prod(weight[:-2]) if len(weight) >= 2 else prod(output)
-    return matmul_macs(data, output) if len(data) >= 2 and "Gemm" not in op else inner
+    place = FLOAT_KERNELS.get(node.op, INTEGER_KERNELS.get(node.op, 1))
+    weight = shape(node.reads[place]) if place < len(node.reads) else []
+    data = shape(node.reads[0])
+    if node.attributes.get("transA") and len(data) >= 2:
+        data = [*data[:-2], data[-1], data[-2]]
+    return product_macs(node.op, data, weight, shape(node.writes[0]))
 
 
-FUSED = {"Relu", "Clip", "Add", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu"}
-
-
-def _macs_by_result(steps: list[Step]) -> dict[str, int]:
+def _macs_by_result(steps: list[Step]) -> Mapping[str, int]:
     """The products of the file by the value that they write, or that an activation fused into them writes."""
     found: dict[str, int] = {}
     for step in steps:
         macs = step.macs or max((found.get(name, 0) for name in step.reads if step.op in FUSED), default=0)
         found |= {name: macs for name in step.writes if macs}
     return found
-
-
-def _executed(path: Path, stated: Mapping[str, int]) -> list[Operation] | None:
-    """One profiled run on zeros, joined with the optimized graph by node name: the profile tells each kernel's dtypes
-    and activation shapes, the graph the shapes of the weights. None when this ONNX Runtime does not open the file.
-    """
-    import onnx
-    import onnxruntime
-
-    from edgewright.targets.onnx.run import DTYPES
-
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 4
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except onnxruntime.capi.onnxruntime_pybind11_state.Fail:
-            return None
-        feed = {
-            port.name: np.zeros([size if isinstance(size, int) else 1 for size in port.shape], DTYPES[port.type])
-            for port in session.get_inputs()
-        }
-        session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
-        graph = onnx.load(options.optimized_model_filepath).graph
-    weights = {initializer.name: list(initializer.dims) for initializer in graph.initializer}
-    constants = {node.name: [weights.get(name, []) for name in node.input] for node in graph.node}
-    turned = {node.name for node in graph.node for item in node.attribute if item.name == "transA" and item.i}
-    suffix = "_kernel_time"
-    kernels = [event for event in events if event.get("name", "").endswith(suffix)]
-    names = [event["name"].removesuffix(suffix) for event in kernels]
-    return [
-        _kernel(name, event["args"], constants, stated, transposed=name in turned)
-        for name, event in zip(names, kernels, strict=True)
-    ]
-
-
-def _kernel(
-    name: str,
-    arguments: Mapping[str, Any],
-    constants: Mapping[str, list[list[int]]],
-    stated: Mapping[str, int],
-    *,
-    transposed: bool,
-) -> Operation:
-    """A kernel in blocked layout ("y_nchwc" writes y) pads its channels: its products are those of the file."""
-    op = arguments["op_name"]
-    inputs = [next(iter(entry.items())) for entry in arguments["input_type_shape"]]
-    compute = PROFILE_DTYPES.get(inputs[0][0], inputs[0][0]) if inputs else "none"
-    if op.startswith("QLinear"):  # the first input of some is a scale
-        result = next(iter(arguments["output_type_shape"][0]))
-        compute = PROFILE_DTYPES.get(result, result)
-    macs = 0
-    if op in INTEGER_KERNELS or op in FLOAT_KERNELS:
-        place = INTEGER_KERNELS.get(op, FLOAT_KERNELS.get(op, 1))
-        stored = constants.get(name, [])
-        weight = stored[place] if place < len(stored) and stored[place] else inputs[place][1]
-        output = next(iter(arguments["output_type_shape"][0].values()))
-        data = inputs[0][1]
-        if transposed and len(data) >= 2:
-            data = [*data[:-2], data[-1], data[-2]]
-        macs = _macs(op, data, weight, output)  # N, H, W, C or N, C, H, W: the product is the same
-        macs = stated.get(name.removesuffix("_nchwc"), macs) if name.endswith("_nchwc") else macs
-        compute = "int8" if op in INTEGER_KERNELS else compute
-    return Operation(name, op, compute, macs)

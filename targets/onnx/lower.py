@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
+from edgewright.pipeline.shapes import SHAPES
+from edgewright.targets.onnx.norms import part_norms
+from edgewright.targets.onnx.pooling import pool_means
+
+FLOAT16 = 10  # onnx.TensorProto.FLOAT16
 
 
-def write_onnx(program: Program, path: Path, *, zero_points: bool = True) -> None:
+def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bool = True) -> None:
     """Write a legalized program as one ONNX file with the program's own input and output names."""
     import onnx
     import torch
 
     with quiet():
-        exported = torch.onnx.export(program.exported(), dynamo=True, verbose=False)
-    if exported is None:
-        raise RuntimeError("torch.onnx.export returned nothing")
+        exported = torch.onnx.export(
+            program.exported(), dynamo=True, verbose=False, opset_version=opset, optimize=False
+        )
+        if exported is None:
+            raise RuntimeError("torch.onnx.export returned nothing")
+        _optimize(exported.model)
     model = exported.model_proto
     _name_ports(model, [spec.name for spec in program.inputs], [spec.name for spec in program.outputs])
-    if not zero_points:
+    if zero_points:
+        pool_means(model)
+        part_norms(model)
+    else:
         _drop_zero_points(model)
     _strip_traces(model)
+    _state_versions(model, opset)
+    if program.dims:
+        _name_dims(model, program)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _optimize(model: Any) -> None:
+    """What torch.onnx.export does by default, except that float16 weights are not folded into float32 ones.
+
+    Layers that share a weight (ALBERT's) share its transposed form, too, whatever its size.
+    """
+    import onnxscript
+    from onnx_ir.passes.common import DeduplicateInitializersPass
+
+    def folds(node: Any) -> bool | None:
+        halves = any(value is not None and value.dtype == FLOAT16 for value in node.inputs)
+        return False if node.op_type == "Cast" and halves else None
+
+    onnxscript.optimizer.optimize_ir(model, should_fold=folds)
+    onnxscript.rewriter.onnx_fusions.fuse(model)
+    DeduplicateInitializersPass(size_limit=sys.maxsize)(model)
 
 
 def _name_ports(model: Any, inputs: list[str], outputs: list[str]) -> None:
@@ -41,6 +74,24 @@ def _name_ports(model: Any, inputs: list[str], outputs: list[str]) -> None:
     graph = model.graph
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         value.name = names.get(value.name, value.name)
+
+
+def _name_dims(model: Any, program: Program) -> None:
+    """Give open dimensions the program's names, also within sizes computed from them, and record their bounds."""
+    import onnx
+
+    names = {
+        size.dim_param: str(name)
+        for value, spec in zip(model.graph.input, program.inputs, strict=True)
+        for size, name in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True)
+        if size.dim_param
+    }
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.dim_param)
+    onnx.helper.set_model_props(model, {SHAPES: program.shapes.text()})
 
 
 def _drop_zero_points(model: Any) -> None:
@@ -62,6 +113,16 @@ def _drop_zero_points(model: Any) -> None:
     kept = [value for value in model.graph.initializer if value.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+
+
+def _state_versions(model: Any, opset: int) -> None:
+    """The oldest IR version that has the opset: torch states a newer one, which ONNX Runtime 1.17 refuses unread."""
+    import onnx
+
+    stated = {entry.domain: entry.version for entry in model.opset_import}
+    if stated.get("") != opset:
+        raise RuntimeError(f"torch.onnx.export wrote opset {stated.get('')}, not {opset}")
+    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
 
 
 def _strip_traces(model: Any) -> None:

@@ -1,15 +1,16 @@
-"""Run an ONNX file in ONNX Runtime on this machine."""
+"""Run an ONNX file in ONNX Runtime on this machine. Imports that and numpy alone (`PinnedRuntime.script`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from edgewright.targets.base import Arrays, PortEncoding
+if TYPE_CHECKING:
+    from edgewright.targets.base import Arrays, PortEncoding
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -40,6 +41,7 @@ class OnnxSession:
         self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._dtypes = {port.name: DTYPES[port.type] for port in self._session.get_inputs()}
         self._outputs = [port.name for port in self._session.get_outputs()]
+        self.metadata: Mapping[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         feed = {name: np.asarray(inputs[name], dtype=dtype) for name, dtype in self._dtypes.items()}
@@ -53,3 +55,7 @@ class OnnxSession:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def open_alone(path: Path, threads: int, dtypes: Mapping[str, str]) -> OnnxSession:
+    return OnnxSession(path, threads)

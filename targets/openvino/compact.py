@@ -6,6 +6,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from edgewright.pipeline.shapes import SHAPES
+
 
 def compact_xml(path: Path, names: set[str]) -> None:
     """Rewrite an .xml file in place, without a change to the graph that it states.
@@ -21,11 +23,24 @@ def compact_xml(path: Path, names: set[str]) -> None:
         if element.text is not None and not element.text.strip():
             element.text = None
     for notes in root.findall("rt_info"):
-        root.remove(notes)
+        for note in [note for note in notes if note.tag != SHAPES]:
+            notes.remove(note)
+        if not len(notes):
+            root.remove(notes)
     _share_constants(root)
+    taken = {str(layer.get("name")) for layer in root.iter("layer")}
     for layer in root.iter("layer"):
-        _shorten(layer, names)
+        _shorten(layer, names, taken)
     tree.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def recorded_shapes(path: Path) -> str | None:
+    """What the lowering recorded of a file's open dimensions."""
+    content = path.read_bytes()
+    if SHAPES.encode() not in content:  # most files: a session shall not hold the tree of a large one
+        return None
+    note = ElementTree.fromstring(content).find(f"rt_info/{SHAPES}")
+    return None if note is None else note.get("value")
 
 
 def _share_constants(root: Element) -> None:
@@ -47,7 +62,7 @@ def _share_constants(root: Element) -> None:
         edge.set("from-layer", kept.get(source, source))
 
 
-def _shorten(layer: Element, names: set[str]) -> None:
+def _shorten(layer: Element, names: set[str], taken: set[str]) -> None:
     for port in layer.findall("input/port"):
         for dimension in port.findall("dim"):
             port.remove(dimension)
@@ -55,4 +70,7 @@ def _shorten(layer: Element, names: set[str]) -> None:
     for port in layer.findall("output/port"):
         if port.get("names") not in names:
             port.attrib.pop("names", None)
-    layer.set("name", str(layer.get("name")).removeprefix("node_"))
+    short = str(layer.get("name")).removeprefix("node_")
+    if short not in taken:  # OpenVINO 2024 refuses a file with one name twice
+        taken.add(short)
+        layer.set("name", short)

@@ -8,25 +8,62 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.pipeline.program import Program
+from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.onnx.lower import write_onnx
 from edgewright.targets.openvino.compact import compact_xml
 
 
-def write_ir(program: Program, path: Path) -> None:
-    """Write `path` (.xml) and the .bin beside it, weights as the program has them (no silent float16)."""
+def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None:
+    """Write `path` (.xml) and the .bin beside it, weights as the program has them (no silent float16).
+
+    `whole_masks` gives attention masks their full size, as OpenVINO before 2024.3 wants them.
+    """
     import openvino
+    from openvino._offline_transformations import apply_moc_transformations
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
         write_onnx(program, source, zero_points=False)
-        model = openvino.convert_model(str(source))
+        # What convert_model does, without the processes that it starts to report the call to Intel.
+        model = openvino.Core().read_model(str(source))
+        apply_moc_transformations(model, False)
         for port, spec in zip(model.inputs, program.inputs, strict=True):
             port.get_tensor().set_names({spec.name})
         for port, spec in zip(model.outputs, program.outputs, strict=True):
             port.get_tensor().set_names({spec.name})  # one behind a DequantizeLinear may have lost its name
+        if whole_masks:
+            _widen_masks(model)
         _name_stably(model)
+        if program.dims:
+            _bound(model, program)
         openvino.save_model(model, str(path), compress_to_fp16="float16" in program.weight_bytes())
     compact_xml(path, {spec.name for spec in (*program.inputs, *program.outputs)})
+
+
+def _bound(model: Any, program: Program) -> None:
+    """Give the open dimensions their bounds, and record them with their names."""
+    from openvino import Dimension, PartialShape
+
+    dims = {dim.name: Dimension(dim.min, dim.max) for dim in program.dims}
+    shapes = (
+        PartialShape([dims[size] if isinstance(size, str) else Dimension(size) for size in spec.shape])
+        for spec in program.inputs
+    )
+    model.reshape(dict(zip(model.inputs, shapes, strict=True)))
+    model.set_rt_info(program.shapes.text(), [SHAPES])
+
+
+def _widen_masks(model: Any) -> None:
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "ScaledDotProductAttention" or node.get_input_size() < 4:
+            continue
+        mask, queries, keys = (node.input_value(place).get_partial_shape() for place in (3, 0, 1))
+        if all(shape.is_static for shape in (mask, queries, keys)):
+            wanted = [*list(mask)[:-2], queries[-2], keys[-2]]
+            wide = opset13.broadcast(node.input_value(3), [size.get_length() for size in wanted])
+            node.input(3).replace_source_output(wide.output(0))
 
 
 def _name_stably(model: Any) -> None:

@@ -1,22 +1,28 @@
-"""Run an IR in OpenVINO's CPU plugin on this machine."""
+"""Run an IR in OpenVINO's CPU plugin on this machine. Imports that and numpy alone (`PinnedRuntime.script`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from edgewright.targets.base import Arrays, PortEncoding
+if TYPE_CHECKING:
+    from edgewright.targets.base import Arrays, PortEncoding
 
 
-def compile_model(path: Path, threads: int) -> Any:
+def compile_model(path: Path, threads: int, *, profiling: bool = False) -> Any:
     """Compile for the CPU. By default the plugin computes in bfloat16 where the CPU has it: parity needs float32."""
     import openvino
 
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    options: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERF_COUNT": profiling,
+    }
     return openvino.Core().compile_model(str(path), "CPU", options)
 
 
@@ -35,7 +41,7 @@ class OpenvinoSession:
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         feed = {
-            port.any_name: np.ascontiguousarray(inputs[port.any_name], dtype=port.element_type.to_dtype())
+            port.any_name: np.asarray(inputs[port.any_name], port.element_type.to_dtype(), order="C")
             for port in self._compiled.inputs
         }
         results = self._request.infer(feed)
@@ -49,3 +55,7 @@ class OpenvinoSession:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def open_alone(path: Path, threads: int, dtypes: Mapping[str, str]) -> OpenvinoSession:
+    return OpenvinoSession(path, threads)

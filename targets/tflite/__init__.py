@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from edgewright.targets.base import Artifact, Capabilities, Inspection, Refusal, Session
+from edgewright.targets.base import Artifact, Capabilities, Inspection, Level, PinnedRuntime, Refusal, Session
+from edgewright.targets.tflite.versions import RELEASES
 
 if TYPE_CHECKING:
     from edgewright.pipeline.passes.base import Pass
@@ -13,6 +15,21 @@ if TYPE_CHECKING:
 
 FILE = "model.tflite"
 FLATBUFFER_LIMIT = 2**31
+SCHEMES = frozenset({"fp32", "fp16", "w8a8"})
+RUN = Path(__file__).with_name("run.py")
+LEVELS = tuple(Level({name: version}, {"schema": 3}, SCHEMES) for name, version, _ in RELEASES)
+CAPABILITIES = Capabilities(
+    schemes=SCHEMES,
+    integer_boundary=True,
+    minimum=LEVELS[0].minimum,
+    tolerance_db=80.0,
+    runtimes=(
+        PinnedRuntime("tflite-runtime", "tflite_runtime.interpreter", RUN, "3", counts_as="tflite"),
+        PinnedRuntime("ai-edge-litert", "ai_edge_litert.interpreter", RUN, "1.1", counts_as="ai-edge-litert"),
+    ),
+    levels=LEVELS,
+    open_sizes="listed",
+)
 
 
 class TfliteTarget:
@@ -20,31 +37,41 @@ class TfliteTarget:
 
     name: ClassVar[str] = "tflite"
     extra: ClassVar[str] = "tflite"
+    suffix: ClassVar[str] = ".tflite"
     modules: ClassVar[tuple[str, ...]] = ("litert_torch", "litert_converter", "ai_edge_litert")
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        schemes=frozenset({"fp32", "fp16", "w8a8"}),
-        integer_boundary=True,
-        minimum={"tflite": "2.14"},
-        tolerance_db=80.0,
-    )
+
+    def __init__(self, level: Level | None = None) -> None:
+        self.level = level
+        self.capabilities = CAPABILITIES.at(level)
 
     def legalize(self) -> tuple[Pass, ...]:
+        from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
+        from edgewright.pipeline.passes.fold_constants import FoldConstants
+        from edgewright.pipeline.passes.gather_booleans import GatherBooleans
         from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
         from edgewright.pipeline.passes.unfold_weights import UnfoldWeights
+        from edgewright.targets.tflite.rules import RULES
 
-        return LookUpIntegers(), UnfoldWeights()
+        return DecomposeOperators(RULES), FoldConstants(), LookUpIntegers(), GatherBooleans(), UnfoldWeights()
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
+        from edgewright.targets.unsupported import TFLITE, refuse_nodes
+
         total = sum(program.weight_bytes().values())
         if total < FLATBUFFER_LIMIT:
-            return ()
+            return refuse_nodes(program, self.name, TFLITE)
         way_out = "compress the weights further, or export the model in parts"
         return (Refusal(self.name, "", "", f"{total} bytes of weights exceed a FlatBuffer's 2 GiB", way_out),)
 
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
+        from edgewright.pipeline.lowering import at_listed_sizes
         from edgewright.targets.tflite.lower import write_tflite
+        from edgewright.targets.tflite.versions import refuse_newer
 
-        write_tflite(program, folder / FILE, integer_boundary=integer_boundary)
+        programs = at_listed_sizes(program, self) if program.dims else {"serving_default": program}
+        write_tflite(programs, folder / FILE, shapes=program.shapes, integer_boundary=integer_boundary)
+        if self.level is not None:
+            refuse_newer((folder / FILE).read_bytes(), self.level.minimum)
         return self.find(folder)
 
     def find(self, folder: Path) -> Artifact:
@@ -52,10 +79,14 @@ class TfliteTarget:
 
     def inspect(self, artifact: Artifact) -> Inspection:
         from edgewright.targets.tflite.inspect import inspect_tflite
+        from edgewright.targets.tflite.versions import needed_minimum
 
-        return inspect_tflite(artifact.main)
+        return replace(inspect_tflite(artifact.main), minimum=needed_minimum(artifact.main.read_bytes()))
 
     def open(self, artifact: Artifact, threads: int = 1) -> Session:
+        from edgewright.pipeline.shapes import SHAPES
+        from edgewright.targets.sized import with_sizes
+        from edgewright.targets.tflite.boundary import recorded
         from edgewright.targets.tflite.run import TfliteSession
 
-        return TfliteSession(artifact.main, threads)
+        return with_sizes(TfliteSession(artifact.main, threads), recorded(artifact.main, SHAPES))

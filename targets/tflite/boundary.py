@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,19 +15,44 @@ if TYPE_CHECKING:
 
 
 def restore_boundary(
-    content: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, integer: bool = False
+    content: bytes,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    integer: bool = False,
+    notes: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
-    """Edit the first subgraph of a FlatBuffer.
+    """Edit a FlatBuffer: the graph of each signature.
 
     The converter makes quantized inputs and outputs integer, where the program's are float: a QUANTIZE behind each
     such input and a DEQUANTIZE before each such output bring the program's dtypes back, unless `integer` asks to
-    leave them so. Names are the program's.
+    leave them so. Names are the program's. `notes` go into the metadata.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
-    graph, signature = model.subgraphs[0], model.signatureDefs[0]
+    for signature in model.signatureDefs:
+        _restore(schema, model, signature, inputs, outputs, integer=integer)
+    notes = {DTYPES: json.dumps({spec.name: spec.dtype for spec in (*inputs, *outputs)}), **notes}
+    for name, note in notes.items():
+        _record(schema, model, name, note)
+    model.description = b"edgewright"
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _restore(
+    schema: Any,
+    model: Any,
+    signature: Any,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    integer: bool,
+) -> None:
+    graph = model.subgraphs[signature.subgraphIndex]
     by_name = {entry.name.decode(): entry for entry in signature.inputs}
     entries = [by_name[spec.name] for spec in inputs]
     inner = [entry.tensorIndex for entry in entries]
@@ -43,36 +69,37 @@ def restore_boundary(
         else:
             entry.tensorIndex = _float_output(schema, model, graph, entry.tensorIndex, spec, integer)
     graph.outputs = [entry.tensorIndex for entry in signature.outputs]
-    _record_dtypes(schema, model, (*inputs, *outputs))
-    model.description = b"edgewright"
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
-DTYPES = "edgewright.dtypes"  # metadata of the file: the program's own dtype of each input and output
+DTYPES = "edgewright.dtypes"  # metadata of the file: the program's own dtype of each input and output,
+# since the converter narrows int64 results to int32; a session widens them again.
 
 
-def _record_dtypes(schema: Any, model: Any, ports: Sequence[TensorSpec]) -> None:
-    """The converter narrows int64 results to int32; a session widens them again."""
+def _record(schema: Any, model: Any, name: str, note: str) -> None:
     entry, buffer = schema.MetadataT(), schema.BufferT()
-    buffer.data = list(json.dumps({spec.name: spec.dtype for spec in ports}).encode())
-    entry.name, entry.buffer = DTYPES.encode(), len(model.buffers)
+    buffer.data = list(note.encode())
+    entry.name, entry.buffer = name.encode(), len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
 
 
 def recorded_dtypes(path: Path) -> dict[str, str]:
     """What `restore_boundary` recorded; empty for files of others."""
+    found: dict[str, str] = json.loads(recorded(path, DTYPES) or "{}")
+    return found
+
+
+def recorded(path: Path, name: str) -> str | None:
+    """A note in a file's metadata; None where it has none of this name."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(np.memmap(path, mode="r"), 0)  # mapped: a session shall not hold the file twice
     for place in range(model.MetadataLength()):
         entry = model.Metadata(place)
-        if entry.Name() == DTYPES.encode():
-            found: dict[str, str] = json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
-            return found
-    return {}
+        if entry.Name() == name.encode():
+            note: bytes = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+            return note.decode()
+    return None
 
 
 def _in_order(entries: Sequence[Any]) -> list[Any]:

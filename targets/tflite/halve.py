@@ -8,7 +8,7 @@ import numpy as np
 
 
 def halve_constants(content: bytes, minimum_elements: int = 256) -> bytes:
-    """Edit the first subgraph: each such constant becomes float16 with a DEQUANTIZE behind it.
+    """Edit every subgraph: each such constant becomes float16 with a DEQUANTIZE behind it.
 
     The converter folds float16 weights back to float32; the values say which they were, for nothing else of that size
     is exact in float16.
@@ -16,10 +16,20 @@ def halve_constants(content: bytes, minimum_elements: int = 256) -> bytes:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    halves: dict[int, int] = {}  # a buffer that several graphs read is halved once
+    for graph in model.subgraphs:
+        _halve(schema, model, graph, halves, minimum_elements)
+    for buffer in _unused_buffers(model):
+        buffer.data = None
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _halve(schema: Any, model: Any, graph: Any, halves: dict[int, int], minimum_elements: int) -> None:
     from edgewright.targets.tflite.boundary import append_operator
 
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    graph = model.subgraphs[0]
     added: list[Any] = []
     for index, tensor in enumerate(list(graph.tensors)):
         data = model.buffers[tensor.buffer].data
@@ -29,21 +39,19 @@ def halve_constants(content: bytes, minimum_elements: int = 256) -> bytes:
         half = values.astype(np.float16)
         if not np.array_equal(half.astype(np.float32), values):
             continue
-        stored, buffer = schema.TensorT(), schema.BufferT()
-        buffer.data = np.frombuffer(half.tobytes(), np.uint8)
-        model.buffers.append(buffer)
+        if tensor.buffer not in halves:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(half.tobytes(), np.uint8)
+            halves[tensor.buffer] = len(model.buffers)
+            model.buffers.append(buffer)
+        stored = schema.TensorT()
         stored.shape, stored.hasRank, stored.type = tensor.shape, True, schema.TensorType.FLOAT16
-        stored.name, stored.buffer = tensor.name + b".float16", len(model.buffers) - 1
+        stored.name, stored.buffer = tensor.name + b".float16", halves[tensor.buffer]
         graph.tensors.append(stored)
         tensor.buffer = 0
         source = len(graph.tensors) - 1
         added.append(append_operator(schema, model, schema.BuiltinOperator.DEQUANTIZE, source, index))
     graph.operators = [*added, *graph.operators]
-    for buffer in _unused_buffers(model):
-        buffer.data = None
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
 def _unused_buffers(model: Any) -> list[Any]:

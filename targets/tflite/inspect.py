@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from edgewright.errors import TargetError
 from edgewright.targets.accounting import (
     Step,
     account,
@@ -15,6 +19,9 @@ from edgewright.targets.accounting import (
     transposed_convolution_macs,
 )
 from edgewright.targets.base import Inspection
+from edgewright.targets.findings import LOW_PRECISION, Reader, TensorFact
+from edgewright.targets.tflite.delegated import left_by_delegate
+from edgewright.targets.tflite.versions import needed_minimum
 
 BITS = {
     "FLOAT32": 32,
@@ -35,50 +42,152 @@ BITS = {
 CONVOLUTIONS = {"CONV_2D", "CONV_3D"}
 
 
+WEIGHTED = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "BATCH_MATMUL")
+RECURRENT = {"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "SVDF", "RNN"}
+IDENTIFIER = b"TFL3"
+
+
 def inspect_tflite(path: Path) -> Inspection:
-    """Read a file of our own or of others."""
+    """Read a file of our own or of others: its first subgraph and all that this one calls.
+
+    Raises:
+        TargetError: no TFLite model.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
     content = path.read_bytes()
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    graph = model.subgraphs[0]
-    kinds, dtypes = _names(schema.BuiltinOperator), _names(schema.TensorType)
-    constant = {
-        index
-        for index, tensor in enumerate(graph.tensors)
-        if model.buffers[tensor.buffer].data is not None and len(model.buffers[tensor.buffer].data) > 0
-    }
-    sizes: dict[str, int] = {}
-    constants: dict[str, int] = {}
-    by_dtype: dict[str, int] = {}
-    for index, tensor in enumerate(graph.tensors):
-        dtype = dtypes[tensor.type]
-        size = (prod(_shape(tensor)) * BITS.get(dtype, 0) + 7) // 8
-        if index in constant:
-            constants[str(index)] = size
-            by_dtype[dtype.lower()] = by_dtype.get(dtype.lower(), 0) + size
-        else:
-            sizes[str(index)] = size
-    steps = []
-    for place, operator in enumerate(graph.operators):
-        code = model.operatorCodes[operator.opcodeIndex]
-        kind = kinds[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        reads = [index for index in operator.inputs if index >= 0]
-        tensors = [graph.tensors[index] for index in reads]
-        results = [graph.tensors[index] for index in operator.outputs]
-        compute = _compute(kind, [dtypes[tensor.type].lower() for tensor in (*tensors[:2], *results[:1])])
-        macs = _macs(kind, [_shape(tensor) for tensor in tensors], [_shape(tensor) for tensor in results], operator)
-        steps.append(
-            Step(
-                f"{kind}_{place}",
-                kind,
-                compute,
-                macs,
-                tuple(map(str, reads)),
-                tuple(map(str, operator.outputs)),
-            )
+    if content[4:8] != IDENTIFIER:
+        raise TargetError(
+            "the file holds no TFLite model", got=f"{content[4:8]!r} at byte 4", expected=IDENTIFIER, where=path
         )
-    return account(f"TFLite schema {model.version}", steps, sizes, constants, by_dtype)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    contents = _Contents(model, _names(schema.BuiltinOperator), _names(schema.TensorType))
+    contents.read(0)
+    steps = contents.steps
+    left, trouble = left_by_delegate(path, [step.name for step in steps if "/" not in step.name])
+    notes = [*contents.notes, *trouble]
+    others = len(model.subgraphs) - len(contents.seen)
+    if others:
+        notes.append(f"{others} more subgraphs are entries of their own (signatures) and not counted")
+    if "CUSTOM" in {kind.split(":")[0] for kind in (step.op for step in steps)}:
+        notes.append("the bodies of custom operations are unknown: their products are not counted")
+    hidden = sorted({step.op for step in steps if step.op in RECURRENT})
+    if hidden:
+        notes.append(f"multiply-accumulates inside of {', '.join(hidden)} are not counted")
+    found = account(
+        f"TFLite schema {model.version}",
+        steps,
+        contents.sizes,
+        contents.constants,
+        contents.by_dtype,
+        None,
+        contents.tensors,
+    )
+    readers = tuple(
+        Reader(name, version, "the versions of its operators", "measured release by release with single operators")
+        for name, version in needed_minimum(content).items()
+    )
+    versions = {"schema": str(model.version)} | contents.metadata()
+    return replace(found, versions=versions, readers=readers, left_delegate=left, notes=tuple(notes))
+
+
+@dataclass
+class _Contents:
+    """What is gathered on the way through the subgraphs. Values are named "<subgraph>/<tensor>", by number."""
+
+    model: Any
+    kinds: dict[int, str]
+    dtypes: dict[int, str]
+    steps: list[Step] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, int] = field(default_factory=dict)
+    by_dtype: dict[str, int] = field(default_factory=dict)
+    tensors: dict[str, TensorFact] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    buffers: set[int] = field(default_factory=set)
+    seen: set[int] = field(default_factory=set)
+
+    def read(self, number: int, prefix: str = "") -> None:
+        """Add a subgraph's operations; those of the subgraphs that it calls stand before their caller."""
+        self.seen.add(number)
+        graph = self.model.subgraphs[number]
+        for index, tensor in enumerate(graph.tensors):
+            self._tensor(f"{number}/{index}", tensor)
+        for place, operator in enumerate(graph.operators):
+            kind = self._kind(operator)
+            called = [index for index in _called(operator, kind) if 0 <= index < len(self.model.subgraphs)]
+            for index in called:
+                if index not in self.seen:
+                    self.read(index, f"{prefix}{kind}_{place}/")
+                    if kind != "STABLEHLO_COMPOSITE":
+                        self.notes.append(f"the body of {prefix}{kind}_{place} is counted once")
+            self.steps.append(self._step(graph, number, operator, kind, f"{prefix}{kind}_{place}"))
+
+    def metadata(self) -> dict[str, str]:
+        """What the converter wrote down about the runtime that it wrote for."""
+        for entry in self.model.metadata or []:
+            if bytes(entry.name) == b"min_runtime_version":
+                value = bytes(self.model.buffers[entry.buffer].data).rstrip(b"\0").decode(errors="replace")
+                return {"min_runtime_version": value} if value else {}
+        return {}
+
+    def _tensor(self, name: str, tensor: Any) -> None:
+        dtype = self.dtypes[tensor.type]
+        shape, stated = _shape(tensor), getattr(tensor, "shapeSignature", None)
+        signature = tuple(int(size) for size in stated) if stated is not None and len(stated) else tuple(shape)
+        if -1 in signature and not any(note.startswith("dynamic") for note in self.notes):
+            self.notes.append("dynamic dimensions count as the sizes that the file starts with")
+        size = (prod(abs(length) for length in shape) * BITS.get(dtype, 0) + 7) // 8  # -1 counts as 1
+        buffer = self.model.buffers[tensor.buffer]
+        stored = len(buffer.data) if buffer.data is not None else int(getattr(buffer, "size", None) or 0)
+        label = bytes(tensor.name or b"").decode(errors="replace") or name
+        if stored > 0:
+            size = stored if tensor.sparsity is not None or getattr(buffer, "size", None) else size
+            self.constants[name] = size
+            if tensor.buffer not in self.buffers:
+                self.buffers.add(tensor.buffer)
+                self.by_dtype[dtype.lower()] = self.by_dtype.get(dtype.lower(), 0) + size
+        else:
+            self.sizes[name] = size
+        self.tensors[name] = TensorFact(label, dtype.lower(), signature, size)
+
+    def _kind(self, operator: Any) -> str:
+        code = self.model.operatorCodes[operator.opcodeIndex]
+        value = max(code.builtinCode, code.deprecatedBuiltinCode)
+        kind = self.kinds.get(value, f"OPERATOR_{value}")
+        return f"CUSTOM:{bytes(code.customCode or b'').decode(errors='replace')}" if kind == "CUSTOM" else kind
+
+    def _step(self, graph: Any, number: int, operator: Any, kind: str, name: str) -> Step:
+        reads = [index for index in operator.inputs if index >= 0] if operator.inputs is not None else []
+        writes = list(operator.outputs) if operator.outputs is not None else []
+        tensors, results = [graph.tensors[index] for index in reads], [graph.tensors[index] for index in writes]
+        compute = _compute(kind, [self.dtypes[tensor.type].lower() for tensor in (*tensors[:2], *results[:1])])
+        macs = _macs(kind, [_shape(tensor) for tensor in tensors], [_shape(tensor) for tensor in results], operator)
+        permutation: tuple[int, ...] = ()
+        if kind == "TRANSPOSE" and f"{number}/{reads[1]}" in self.constants:
+            data = self.model.buffers[tensors[1].buffer].data
+            permutation = tuple(int(axis) for axis in np.frombuffer(bytes(data), np.int32)) if data is not None else ()
+        return Step(
+            name,
+            kind,
+            compute,
+            macs,
+            tuple(f"{number}/{index}" for index in reads),
+            tuple(f"{number}/{index}" for index in writes),
+            permutation,
+        )
+
+
+def _called(operator: Any, kind: str) -> list[int]:
+    """The subgraphs that an operation runs."""
+    options = operator.builtinOptions if operator.builtinOptions is not None else operator.builtinOptions2
+    names = ("thenSubgraphIndex", "elseSubgraphIndex", "condSubgraphIndex", "bodySubgraphIndex")
+    found = [int(getattr(options, name)) for name in names if hasattr(options, name)]
+    if kind == "STABLEHLO_COMPOSITE":
+        found.append(int(options.decompositionSubgraphIndex))
+    if kind == "CALL_ONCE":
+        found.append(int(options.initSubgraphIndex))
+    return found
 
 
 @cache
@@ -94,10 +203,7 @@ def _compute(kind: str, dtypes: list[str]) -> str:
     """Integer kernels have integer inputs and outputs. Float data with int8 weights is the hybrid (dynamic) kernel."""
     if not dtypes:
         return "none"
-    if kind in ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "BATCH_MATMUL") and dtypes[:2] == [
-        "float32",
-        "int8",
-    ]:
+    if kind in WEIGHTED and dtypes[0] == "float32" and dtypes[1:2] and dtypes[1] in LOW_PRECISION:
         return "int8"
     if kind == "TRANSPOSE_CONV":
         return dtypes[-1]

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
+from edgewright.pipeline.shapes import SHAPES, OpenShapes
 from edgewright.targets.tflite.boundary import restore_boundary
 from edgewright.targets.tflite.halve import halve_constants
 
 
-def write_tflite(program: Program, path: Path, *, integer_boundary: bool = False) -> None:
-    """Write a legalized program as one TFLite file."""
+def write_tflite(
+    programs: Mapping[str, Program], path: Path, *, shapes: OpenShapes, integer_boundary: bool = False
+) -> None:
+    """Write legalized programs as one TFLite file, one signature each; they share the weights.
+
+    Args:
+        programs: by name of signature; one program, or one at several sizes.
+        shapes: the inputs as they were before their sizes were fixed.
+    """
     with quiet():
         import litert_torch
         from litert_torch import progress
@@ -21,16 +32,18 @@ def write_tflite(program: Program, path: Path, *, integer_boundary: bool = False
         # Without a static config the converter leaves QUANTIZE and DEQUANTIZE around float operations: a file that
         # is larger and slower than float32, and numerically perfect.
         static = PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False))
-        named = {spec.name: tensor for spec, tensor in zip(program.inputs, program.example, strict=True)}
         shown, progress.config.show_progress = progress.config.show_progress, False
         try:
-            converted = litert_torch.convert(
-                program.module.eval(), sample_kwargs=named, quant_config=QuantConfig(pt2e_quantizer=static)
-            )
+            converter: Any = litert_torch
+            for name, program in programs.items():
+                named = {spec.name: tensor for spec, tensor in zip(program.inputs, program.example, strict=True)}
+                converter = converter.signature(name, program.module.eval(), sample_kwargs=named)
+            converted = converter.convert(quant_config=QuantConfig(pt2e_quantizer=static))
             content = converted.model_content() if hasattr(converted, "model_content") else _export(converted, path)
         finally:
             progress.config.show_progress = shown
-    content = restore_boundary(content, program.inputs, program.outputs, integer=integer_boundary)
+    notes = {SHAPES: replace(shapes, listed=True).text()} if shapes.dims else {}
+    content = restore_boundary(content, program.inputs, program.outputs, integer=integer_boundary, notes=notes)
     path.write_bytes(halve_constants(content) if "float16" in program.weight_bytes() else content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import psutil
 import pytest
 
 from edgewright.device_profiles import host, load_profile
+from edgewright.device_profiles.load import parse_profile
 from edgewright.device_profiles.predict import predict_latency_ms, predict_peak_bytes
 from edgewright.errors import DeviceError
+from edgewright.targets import TARGETS
 from edgewright.targets.base import Inspection
 
 EMPTY = Inspection("ONNX", (), {"float32": 1_000_000})
@@ -29,8 +32,23 @@ def test_host_is_what_this_machine_is() -> None:
 
 def test_host_carries_only_runtimes_that_are_installed() -> None:
     for runtime in load_profile("host").runtimes:
-        distribution = host._RUNTIMES[runtime.target].distribution
-        assert runtime.versions == (metadata.version(distribution),)
+        known = host._RUNTIMES.get(runtime.target)
+        assert runtime.versions == (metadata.version(known.distribution if known else runtime.runtime),)
+
+
+def test_host_carries_installed_targets_from_entry_points_without_a_memory_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host, "TARGETS", {name: where for name, where in TARGETS.items() if name != "onnx"})
+    monkeypatch.setattr(host, "_RUNTIMES", {})
+    runtimes = {runtime["target"]: runtime for runtime in host._describe({})["runtimes"]}
+    if importlib.util.find_spec("onnxruntime") is None:
+        pytest.skip("no runtime plays the plug-in")
+    profile = parse_profile(host._describe({}), "a host with onnx as a plug-in")
+    assert runtimes["onnx"]["versions"] == [metadata.version(runtimes["onnx"]["runtime"])]
+    assert "onnx" in profile.targets and "tflite" not in profile.targets
+    with pytest.raises(DeviceError, match="no memory model for onnx"):
+        predict_peak_bytes(EMPTY, profile, "onnx")
 
 
 def test_host_reads_the_instruction_set_from_cpuinfo(tmp_path: Path) -> None:
@@ -66,7 +84,7 @@ def test_latency_on_the_host_is_never_predicted() -> None:
 
 def test_peak_memory_on_the_host_is_known_before_load() -> None:
     profile = load_profile("host")
-    for target in profile.targets:
+    for target in set(profile.targets) & set(host._RUNTIMES):
         assert predict_peak_bytes(EMPTY, profile, target).low > EMPTY.bytes_by_dtype["float32"]
 
 

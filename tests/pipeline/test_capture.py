@@ -316,6 +316,54 @@ def test_an_item_that_torch_export_lets_through_is_refused_at_the_users_line() -
     assert "use tensor arithmetic" in str(caught.value)
 
 
+def dropped_always(x: Tensor) -> Tensor:
+    return F.dropout(x, 0.5, training=True)
+
+
+def noisy(x: Tensor) -> Tensor:
+    return x + torch.rand(x.shape)
+
+
+def sampled(x: Tensor) -> Tensor:
+    return torch.bernoulli(torch.sigmoid(x))
+
+
+def rained_on(x: Tensor) -> Tensor:
+    return x + torch.empty(4).normal_()
+
+
+@pytest.mark.parametrize("make", [dropped_always, noisy, sampled, rained_on])
+def test_random_operations_are_refused_at_the_users_line(make: Any) -> None:
+    with pytest.raises(CaptureError, match=r"draws random numbers.*make them an input") as caught:
+        capture(Returns(make), (X,))
+    file, number = line_of(Returns, "self.make(x)").rsplit(":", 1)  # the innermost forward()
+    assert f'File "{file}", line {number}' in str(caught.value)
+
+
+def test_random_operations_that_are_switched_off_stay() -> None:
+    def attends(x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x[None], F.dropout(x, 0.5, training=False)[None], F.dropout(x, 0.0)[None])
+
+    program = capture(Returns(attends), (X,))
+    torch.testing.assert_close(program.run({"x": X})["output_0"], attends(X))
+
+
+def found(x: Tensor) -> Tensor:
+    return x.nonzero()
+
+
+def masked(x: Tensor) -> Tensor:
+    return x[x > 0]
+
+
+@pytest.mark.parametrize("make", [found, masked])
+def test_sizes_that_depend_on_values_are_refused_at_the_users_line(make: Any) -> None:
+    with pytest.raises(CaptureError, match=r"depend on values.*torch\.where") as caught:
+        capture(Returns(make), (X,))
+    file, number = line_of(Returns, "self.make(x)").rsplit(":", 1)  # the innermost forward()
+    assert f'File "{file}", line {number}' in str(caught.value)
+
+
 def test_a_captured_branch_is_refused_with_a_way_out() -> None:
     def branches(x: Tensor) -> Tensor:
         return torch.cond(x.sum() > 0, lambda y: y * 2.0, lambda y: y * 3.0, (x,))
@@ -442,9 +490,12 @@ def test_a_loaded_program_passes_through_an_idle_pass(tmp_path: Path) -> None:
     assert run_passes(loaded, [FoldBatchnorm()]).reports[0].report.rewrites == 0
 
 
-def test_dynamic_shapes_are_refused_with_a_way_out() -> None:
-    with pytest.raises(CaptureError, match="fixed shapes"):
-        capture(nn.ReLU(), (torch.ones(2, 3),), {"input": {0: "batch"}})
+def test_open_sizes_of_a_pt2_file_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    file = tmp_path / "model.pt2"
+    rows = torch.export.Dim("rows", min=1, max=8)
+    torch.export.save(torch.export.export(nn.ReLU(), (torch.ones(2, 3),), dynamic_shapes=({0: rows},)), file)
+    with pytest.raises(CaptureError, match=r"has fixed shapes here\n  got: open sizes: s\d+"):
+        capture(file, trust_input=hashlib.sha256(file.read_bytes()).hexdigest())
 
 
 def test_a_trusted_pt2_file_with_nan_weights_is_refused_by_name(tmp_path: Path) -> None:

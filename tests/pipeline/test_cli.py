@@ -116,7 +116,7 @@ def test_inspect_gives_json(target: str, capsys: pytest.CaptureFixture[str]) -> 
     ("name", "content", "message"),
     [
         ("model.onnx", b"no model", "the file cannot be read as onnx"),
-        ("model.tflite", b"no model", "the file cannot be read as tflite"),
+        ("model.tflite", b"no model", "the file holds no TFLite model"),
         ("model.xml", b"<html></html>", "the file cannot be read as openvino"),
         ("model.bin", b"", "not a file that edgewright inspects"),
         ("model.zip", b"no archive", "not an edgewright package"),

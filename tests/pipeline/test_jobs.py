@@ -128,6 +128,7 @@ def test_the_workers_own_failure_is_told_whatever_lies_in_the_working_directory(
         outputs: tuple[()] = ()
         artifact: str = "nowhere"
         samples: str = "nowhere.npz"
+        dims: tuple[()] = ()
         metric: None = None
         swap: None = None
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from edgewright.pipeline.capture import capture
+from edgewright.pipeline.passes.absorb_activations import AbsorbActivations
 from edgewright.pipeline.passes.base import Pass, PassReport
 from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
 from edgewright.pipeline.passes.runner import run_passes
@@ -26,7 +27,7 @@ from tests.small_models import SMALL, captured, quantized
 aten, quantized_ops = torch.ops.aten, torch.ops.quantized_decomposed
 
 SCALES = st.floats(2.0**-20, 64.0, width=32, allow_nan=False)
-EXACT: list[Pass] = [ShiftActivations(), UnfoldWeights(), SpellOutDefaults(), SeparateOutputs()]
+EXACT: list[Pass] = [AbsorbActivations(), ShiftActivations(), UnfoldWeights(), SpellOutDefaults(), SeparateOutputs()]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -49,7 +50,10 @@ def test_looking_up_integers_changes_rounding_only() -> None:
                 assert torch.allclose(got[key], expected[key], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [ShiftActivations(), UnfoldWeights(), LookUpIntegers()], ids=lambda step: step.name)
+OF_INTEGERS: list[Pass] = [AbsorbActivations(), ShiftActivations(), UnfoldWeights(), LookUpIntegers()]
+
+
+@pytest.mark.parametrize("step", OF_INTEGERS, ids=lambda step: step.name)
 def test_a_legalization_of_quantization_leaves_a_float_program_alone(step: Pass) -> None:
     result = run_passes(captured("two_inputs"), [step])
     assert result.reports[0].report == PassReport(0)
@@ -98,6 +102,64 @@ def test_stored_weights_keep_their_signed_integers() -> None:
     ]
     assert stored == [torch.int8]
     assert program.weight_bytes() == quantized("two_inputs").weight_bytes()
+
+
+# absorb-activations
+
+
+def clamped_program(target: Any, limits: tuple[float, ...], scale: float, zero_point: int, *, reader: Any) -> Program:
+    """x -> an activation -> quantize -> dequantize, signed; `reader` is one more operation on the activation."""
+    x = torch.linspace(-8.0, 8.0, 1601)
+    graph = Graph()
+    node = graph.placeholder("x")
+    clamped = graph.call_function(target, (node, *limits))
+    arguments = (scale, zero_point, -128, 127, torch.int8)
+    stored = graph.call_function(quantized_ops.quantize_per_tensor.default, (clamped, *arguments))
+    result = graph.call_function(quantized_ops.dequantize_per_tensor.default, (stored, *arguments))
+    results = [result] if reader is None else [result, graph.call_function(reader, (clamped,))]
+    for value in (node, clamped, *results):
+        value.meta["val"] = x.to("meta")
+    stored.meta["val"] = x.to("meta", torch.int8)
+    graph.output(tuple(results))
+    outputs = tuple(TensorSpec.of(f"output_{place}", x) for place in range(len(results)))
+    return Program(GraphModule({}, graph), (TensorSpec.of("x", x),), outputs, (x,))
+
+
+RELU, RELU6, HARDTANH = aten.relu.default, aten.relu6.default, aten.hardtanh.default
+
+
+@pytest.mark.parametrize(
+    ("target", "limits", "scale", "zero_point", "absorbed"),
+    [
+        (RELU, (), 0.02, -128, True),
+        (RELU, (), 0.02, -127, False),  # integers below the zero point are values below zero
+        (RELU, (), 0.02, 0, False),
+        (RELU6, (), 6.0 / 255.0, -128, True),
+        (RELU6, (), 0.02, -128, True),
+        (RELU6, (), 0.03, -128, False),  # integers reach 7.65
+        (HARDTANH, (), 1.0 / 128.0, 0, True),
+        (HARDTANH, (), 0.01, 0, False),
+        (HARDTANH, (-0.5,), 1.0 / 170.0, -43, True),
+        (HARDTANH, (-0.5,), 1.0 / 128.0, 0, False),
+        (HARDTANH, (0.0, 6.0), 6.0 / 255.0, -128, True),
+    ],
+)
+def test_an_activation_is_absorbed_where_its_quantization_saturates(
+    target: Any, limits: tuple[float, ...], scale: float, zero_point: int, absorbed: bool
+) -> None:
+    program = clamped_program(target, limits, scale, zero_point, reader=None)
+    result = run_passes(program, [AbsorbActivations()])
+    assert result.reports[0].report == PassReport(int(absorbed))
+    assert bool(result.program.graph.find_nodes(op="call_function", target=target)) is not absorbed
+    x = program.example[0]
+    assert torch.equal(result.program.run({"x": x})["output_0"], program.run({"x": x})["output_0"])
+
+
+def test_an_activation_with_another_reader_stays() -> None:
+    program = clamped_program(RELU, (), 0.02, -128, reader=aten.neg.default)
+    result = run_passes(program, [AbsorbActivations()])
+    assert result.reports[0].report == PassReport(0)
+    assert result.program.digest() == program.digest()
 
 
 # unfold-weights

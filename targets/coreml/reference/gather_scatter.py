@@ -67,7 +67,7 @@ def gather(
     indices = _within(indices, x.shape[axis], opset)
     if batch_dims == 0:
         taken = x.index_select(axis, indices.flatten())
-        return taken.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+        return taken.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     batches = zip(x.flatten(0, batch_dims - 1), indices.flatten(0, batch_dims - 1), strict=True)
     each = torch.stack([gather(part, where, axis - batch_dims, opset) for part, where in batches])
     return each.reshape(*x.shape[:batch_dims], *each.shape[1:])

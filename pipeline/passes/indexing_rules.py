@@ -1,0 +1,106 @@
+"""Rules for `DecomposeOperators` that look values up, or put them, at places known from sizes alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgewright.pipeline.passes.decompose_operators import Rewritten
+
+MOST_COMPARED = 2**22  # elements that a scatter may become: 16 MiB of activations
+
+
+def look_up_bags(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> tuple[Tensor | None, ...]:
+    """embedding_bag(w, i, offsets) -> embedding(w, i), whose rows a matrix sums by bag, or the largest of each bag.
+
+    Its other results (where each row went) are for gradients: there are none.
+    """
+    places = torch.arange(indices.shape[0])
+    bag = (places.unsqueeze(0) >= offsets.unsqueeze(1)).to(torch.int64).sum(0) - 1
+    inside = bag.unsqueeze(0) == torch.arange(offsets.shape[0] - include_last_offset).unsqueeze(1)
+    if padding_idx is not None:
+        inside = inside & (indices != padding_idx % weight.shape[0]).unsqueeze(0)
+    rows, chosen = F.embedding(indices, weight), inside.to(weight.dtype)
+    if mode == 2:
+        largest = torch.where(inside.unsqueeze(-1), rows.unsqueeze(0), -math.inf).amax([1])
+        return torch.where(chosen.sum(1, keepdim=True) > 0, largest, 0.0), None, None, None
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(-1)
+    sums = torch.mm(chosen, rows)
+    if mode == 1:
+        sums = sums / chosen.sum(1, keepdim=True).clamp(min=1.0)
+    return sums, None, None, None
+
+
+def add_where_found(data: Tensor, dim: int, index: Tensor, src: Tensor) -> Rewritten:
+    """scatter_add(x, axis, index, s) -> x + the sum over j of where(index[j] == place, s[j], 0), up to a size."""
+    if not data.dim() or index.numel() * data.shape[dim] > MOST_COMPARED or data.dtype == torch.bool:
+        return NotImplemented
+    used = src[tuple(slice(size) for size in index.shape)].movedim(dim, -1).unsqueeze(-2)
+    hits = index.movedim(dim, -1).unsqueeze(-2) == torch.arange(data.shape[dim]).unsqueeze(-1)
+    sums = torch.where(hits, used, 0).sum(-1).movedim(-1, dim)
+    missing = [amount for axis in reversed(range(data.dim())) for amount in (0, data.shape[axis] - sums.shape[axis])]
+    return data + F.pad(sums, missing)
+
+
+def pad_with_batch(data: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Rewritten:
+    """pad(x, amounts, "reflect") of one image -> the same of a batch of one."""
+    if mode == "constant" or data.dim() != len(pad) // 2 + 1:
+        return NotImplemented
+    return F.pad(data.unsqueeze(0), list(pad), mode).squeeze(0)
+
+
+def pad_by_places(data: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Rewritten:
+    """pad(x, amounts, "replicate") with a negative amount -> index_select of each axis."""
+    if mode != "replicate" or min(pad) >= 0:
+        return NotImplemented
+    for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), start=1):
+        size = data.shape[-axis]
+        data = data.index_select(-axis, (torch.arange(before + size + after) - before).clamp(0, size - 1))
+    return data
+
+
+def pick_nearest(
+    data: Tensor, output_size: Sequence[int] | None = None, scale_factors: Sequence[float] | None = None
+) -> Rewritten:
+    """upsample_nearest2d(x, sizes) -> index_select of each axis, unless each size becomes a multiple."""
+    sizes = data.shape[2:]
+    wanted = output_size or [int(size * factor) for size, factor in zip(sizes, scale_factors or (), strict=True)]
+    if all(out % size == 0 for size, out in zip(sizes, wanted, strict=True)):
+        return NotImplemented
+    for axis, (size, out) in enumerate(zip(sizes, wanted, strict=True), start=2):
+        step = size / out if scale_factors is None else 1 / scale_factors[axis - 2]
+        places = (torch.arange(out, dtype=torch.float32) * step).floor().to(torch.int64).clamp(max=size - 1)
+        data = data.index_select(axis, places)
+    return data
+
+
+def sort_by_topk(data: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    """sort(x) -> topk of all x, or of what falls as x rises; which of equal ones is first stays open."""
+    numbers = data.to(torch.int32) if data.dtype == torch.bool else data
+    moved = (numbers if descending else -1 - numbers if not data.is_floating_point() else -numbers).movedim(dim, -1)
+    values, places = torch.topk(moved, moved.shape[-1] if data.dim() else 1)
+    values = values if descending else -1 - values if not data.is_floating_point() else -values
+    return values.movedim(-1, dim).to(data.dtype), places.movedim(-1, dim)
+
+
+def find_one(
+    data: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Tensor, Tensor] | Any:
+    """topk(x) of a tensor without axes -> x, at place 0."""
+    return NotImplemented if data.dim() else (data, torch.zeros_like(data, dtype=torch.int64))

@@ -1,0 +1,40 @@
+"""Program -> .pte file: XNNPACK's partitioner first, and for what it leaves the portable kernels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from edgewright.pipeline.program import Program
+from edgewright.pipeline.quiet import quiet
+from edgewright.targets.executorch.refusals import missing_kernels
+from edgewright.targets.executorch.run import PORTS
+
+
+def write_pte(program: Program, path: Path) -> None:
+    """Write a legalized program; names and dtypes of its inputs and outputs go in as a constant method.
+
+    Raises TargetError with every operation that the runtime has no kernel for.
+    """
+    from edgewright.pipeline.lowering import refuse
+
+    ports = {
+        side: {spec.name: spec.dtype for spec in specs}
+        for side, specs in (("inputs", program.inputs), ("outputs", program.outputs))
+    }
+    with quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+        from edgewright.targets.executorch.spell_out import spell_out_weights
+
+        edge = to_edge_transform_and_lower(
+            program.exported(),
+            partitioner=[XnnpackPartitioner()],
+            constant_methods={PORTS: json.dumps(ports)},
+            # What it would complain of one by one is refused below, all at once.
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        )
+        edge = edge.transform([spell_out_weights()])
+        refuse(missing_kernels(edge.exported_program()))
+        path.write_bytes(edge.to_executorch().buffer)
