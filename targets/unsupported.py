@@ -74,6 +74,12 @@ def pads_output_volume(node: Node) -> bool:
     return str(node.target).startswith("aten.conv_transpose3d") and any(padding)  # type: ignore[arg-type]
 
 
+def adds_truths(node: Node) -> bool:
+    from edgewright.pipeline.program import dtype_name
+
+    return str(node.target) == "aten.add.Tensor" and dtype_name(node.meta["val"].dtype) == "bool"
+
+
 def adds_by_scatter(node: Node) -> bool:
     name = str(node.target)
     return name.startswith("aten.scatter_add") or (
@@ -96,7 +102,8 @@ SORTED_TRUTHS = Unsupported(of_dtypes("sort", "bool"), "it has no order of boole
 SCATTERED_TRUTHS = Unsupported(
     of_dtypes("scatter_reduce", "bool"), "it does not scatter booleans with arithmetic", TO_FLOAT
 )
-ONNX = (COMPLEX_RESULT, INTEGER_POOLING, SORTED_TRUTHS, SCATTERED_TRUTHS)
+ADDED_TRUTHS = Unsupported(adds_truths, "it does not add booleans", "use torch.logical_or")
+ONNX = (COMPLEX_RESULT, INTEGER_POOLING, SORTED_TRUTHS, SCATTERED_TRUTHS, ADDED_TRUTHS)
 COREML = (
     *TABLE,
     INTEGER_BITS,
