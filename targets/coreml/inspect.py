@@ -142,19 +142,18 @@ class _Contents:
     def _compressed(self, operation: Any) -> None:
         """A constant that is stored compressed: at the size of what it is made from."""
         result = operation.outputs[0]
-        before = dict(self.by_dtype)
         parts = [
             value
             for value in _variables(operation)
             if value.op is None or value.op.op_type == "const" or value.op.op_type.startswith("constexpr_")
         ]
         size = sum(self._store(value) for value in parts)
-        for part in parts:  # shown as the whole; the loader numbers parts in an order that changes
-            self.tensors.pop(part.name, None)
+        # Shown as the whole: the loader numbers the parts in an order that changes.
+        facts = [self.tensors.pop(part.name) for part in parts if part.name in self.tensors]
+        dtype = max(facts, key=lambda fact: fact.bytes).dtype if facts else _dtype(result)
+        whole = sum(fact.bytes for fact in facts)
         self.constants[result.name] = size
-        kinds = [dtype for dtype, stored in self.by_dtype.items() if stored > before.get(dtype, 0)]
-        widest = max(kinds, key=lambda dtype: self.by_dtype[dtype] - before.get(dtype, 0), default=_dtype(result))
-        self.tensors[result.name] = TensorFact(result.name, widest, _stated_shape(result), size)
+        self.tensors[result.name] = TensorFact(result.name, dtype, _stated_shape(result), whole)
 
     def _store(self, variable: Any) -> int:
         """Count a constant once; scalars and strings are settings, not weights. A packed dtype counts packed."""
