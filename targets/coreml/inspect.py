@@ -147,13 +147,14 @@ class _Contents:
             for value in _variables(operation)
             if value.op is None or value.op.op_type == "const" or value.op.op_type.startswith("constexpr_")
         ]
-        size = sum(self._store(value) for value in parts)
+        for part in parts:
+            self._store(part)
         # Shown as the whole: the loader numbers the parts in an order that changes.
         facts = [self.tensors.pop(part.name) for part in parts if part.name in self.tensors]
         dtype = max(facts, key=lambda fact: fact.bytes).dtype if facts else _dtype(result)
-        whole = sum(fact.bytes for fact in facts)
+        size = sum(fact.bytes for fact in facts)
         self.constants[result.name] = size
-        self.tensors[result.name] = TensorFact(result.name, dtype, _stated_shape(result), whole)
+        self.tensors[result.name] = TensorFact(result.name, dtype, _stated_shape(result), size)
 
     def _store(self, variable: Any) -> int:
         """Count a constant once; scalars and strings are settings, not weights. A packed dtype counts packed."""
