@@ -154,14 +154,15 @@ class GuardLines(logging.Handler):
             self.lines.append(line)
 
     def __enter__(self) -> GuardLines:
-        self._before = self._log.level, self._log.handlers, self._log.propagate
+        self._before = self._log.handlers, self._log.propagate
         self._log.handlers, self._log.propagate = [self], False
-        self._log.setLevel(logging.INFO)
+        # Neither the logger's level nor logging.disable(), which the command line calls, may hide these records.
+        self._log.__dict__["isEnabledFor"] = lambda level: level >= logging.INFO
         return self
 
     def __exit__(self, *exc: object) -> None:
-        level, self._log.handlers, self._log.propagate = self._before
-        self._log.setLevel(level)
+        del self._log.__dict__["isEnabledFor"]
+        self._log.handlers, self._log.propagate = self._before
 
 
 def violations(message: str) -> str | None:

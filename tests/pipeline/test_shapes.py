@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,11 @@ class Branching(nn.Module):
     ("kind", "message"),
     [(Fixed, "does not run at n=11"), (Looping, "n = 11"), (Branching, "max=20")],
 )
-def test_a_model_that_fixes_a_size_is_refused_at_its_own_line(kind: type[nn.Module], message: str) -> None:
+@pytest.mark.parametrize("disabled", [logging.NOTSET, logging.WARNING])
+def test_a_model_that_fixes_a_size_is_refused_at_its_own_line(
+    kind: type[nn.Module], message: str, disabled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root.manager, "disable", disabled)  # the command line silences all libraries
     lines, first = inspect.getsourcelines(kind)
     place = first + next(number for number, line in enumerate(lines) if "# fixed" in line)
     with pytest.raises(CaptureError, match=message) as caught:
