@@ -106,6 +106,23 @@ def test_dead_channels_get_no_extreme_factor() -> None:
     assert all(float(tensor.abs().max()) < 1e3 for tensor in smoothing)
 
 
+def test_a_channel_that_calibration_hardly_saw_is_not_made_louder() -> None:
+    """What it does later would leave the range: smoothing moves the loud ones alone."""
+    model = Block()
+    with torch.no_grad():
+        model.norm.weight[7] = 1e-3
+    program, batches = program_of(model, 4, 16)
+    result = run_passes(program, [SmoothActivations()], Context(batches)).program
+    smoothing = next(
+        result.tensor(node)
+        for node, _ in result.constants()
+        if "layer_norm" in str(node.target) and "smoothing" in str(node.target)
+    )
+    others = torch.cat([smoothing[:3], smoothing[4:7], smoothing[8:]])
+    assert smoothing[3] < others.min()
+    assert smoothing[7] < 2 * others.max()
+
+
 def test_encoded_values_are_layers_their_moves_and_convolutional_chains() -> None:
     program, _ = program_of(Head(), 1, 1, 8, 8)
     names = {node.target for node in encoded_values(program.graph)}
