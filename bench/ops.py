@@ -27,7 +27,8 @@ from bench.ops_samples import LEFT_OUT, Case, cases_of, core_operators, replayed
 from bench.ops_workers import replay
 from edgewright.targets import get_target, target_names
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "operators.md"
 SAMPLES = 2
 STATUSES = (VERIFIED, REFUSED, FAILED, WRONG, CRASHED)
 BAD = (WRONG, CRASHED)
@@ -88,7 +89,8 @@ def _page_lines(outcomes: Outcomes, targets: Sequence[str]) -> Iterator[str]:
         f"PyTorch's own operator samples (the OpInfo database of its tests): {len(cases)} samples of "
         f"{len(operators_of(outcomes))} core ATen operators, in float32, int64, int32 and bool where the operator "
         "knows them, each as a model of that one operation, lowered in float32, run, and compared with PyTorch: "
-        "integers and booleans exactly, floats to a relative 1e-4, NaN and infinities where PyTorch has them. "
+        "integers and booleans exactly, floats to a relative 1e-4 or an absolute 1.2e-7 (float32's epsilon), NaN and "
+        "infinities where PyTorch has them. "
         "empty tensors are left out, since TFLite and Core ML have none. Core ML runs in the reference interpreter."
     )
     yield from ("", f"| operator | {' | '.join(targets)} |", f"|---|{'---|' * len(targets)}")
@@ -100,7 +102,8 @@ def _page_lines(outcomes: Outcomes, targets: Sequence[str]) -> Iterator[str]:
         if found:
             yield from ("", f"## {status.capitalize()}, by reason", "")
         for (target, reason), operators in found.items():
-            yield f"- **{target}**, {', '.join(f'`{name}`' for name in operators)}: {' '.join(reason.split())}"
+            said = " ".join(reason.split()).replace(f"{ROOT}/", "")
+            yield f"- **{target}**, {', '.join(f'`{name}`' for name in operators)}: {said}"
     yield from ("", "## Core operators without a row", "")
     for reason in sorted(set(LEFT_OUT.values())):
         names = [f"`{name}`" for name in core_operators() if LEFT_OUT.get(name) == reason]

@@ -1,6 +1,7 @@
 """Put our w8a8 files beside what each runtime's own quantizer makes of the same float32 model with the same data.
 
-Four models (peer_models.py) on three runtimes, batch 1, one thread, 16 calibration samples; Core ML for size alone.
+Four models (peer_models.py) on three runtimes, batch 1, one thread; Core ML for size alone. The calibration data is
+the same for all: 16 images, 64 sentences.
 Every file is made by a process of its own with a time limit, and run by one: a peer that fails is a row with its
 error. Latency: all contestants of a model and runtime are open at once and take turns, so that noise hits all alike;
 ratios are medians over the turns. SQNR: outputs on 16 held-out samples against PyTorch in float32.
@@ -29,7 +30,7 @@ import numpy as np
 import psutil
 
 from bench.peer_makers import FILES, FLOAT32, OURS, PROGRAM, QUANTIZERS
-from bench.peer_models import MODELS
+from bench.peer_models import CALIBRATION, HELD_OUT, MODELS, SENTENCES
 from edgewright.device_profiles.host import detect_host
 from edgewright.pipeline.metrics import sqnr_db
 
@@ -243,7 +244,8 @@ def page(tables: Sequence[Table], column: int) -> str:
         "# Beside the runtimes' own quantizers",
         "",
         f"Written by `python -m bench.peers`, {datetime.date.today()}: {detect_host().soc}, {psutil.cpu_count()} "
-        f"cores, one thread, batch 1, 16 calibration samples, 16 held-out ones. {tools}.",
+        f"cores, one thread, batch 1, {CALIBRATION} images or {SENTENCES} sentences to calibrate with, {HELD_OUT} "
+        f"held-out samples. {tools}.",
         "",
         "ResNet-50, MobileNetV3-large and ViT-tiny are plain PyTorch definitions with random weights (batch norms with "
         "randomized statistics); MiniLM has its real weights, at length 128. `edgewright` is the recipe "

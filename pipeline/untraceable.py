@@ -27,6 +27,8 @@ def _fault(node: Node) -> str | None:
         return ".item() takes a value out of the graph; use tensor arithmetic"
     if node.meta.get("unbacked_bindings"):
         return f"the sizes of {node.target} depend on values; mark elements with a mask of fixed size (torch.where)"
+    if str(node.target).startswith("aten.embedding_renorm"):
+        return "max_norm changes the embedding's weights while it runs; leave it out, and clip the weights beforehand"
     if _is_random(node):
         return f"{node.target} draws random numbers, others in each runtime; make them an input of the model"
     return None

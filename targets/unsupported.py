@@ -80,11 +80,24 @@ def adds_truths(node: Node) -> bool:
     return str(node.target) == "aten.add.Tensor" and dtype_name(node.meta["val"].dtype) == "bool"
 
 
-def adds_by_scatter(node: Node) -> bool:
+def computes_by_scatter(node: Node) -> bool:
     name = str(node.target)
-    return name.startswith("aten.scatter_add") or (
-        name == "aten.scatter_reduce.two" and node.args[4] in ("sum", "prod")
+    if name == "aten.index_put.default":
+        return len(node.args) > 3 and bool(node.args[3])
+    return name.startswith(("aten.scatter_add", "aten.scatter_reduce")) or "reduce" in node.kwargs
+
+
+def puts_by_mask(node: Node) -> bool:
+    from torch import bool as truth
+
+    return str(node.target) == "aten.index_put.default" and any(
+        place is not None and place.meta["val"].dtype == truth  # type: ignore[union-attr]
+        for place in node.args[1]  # type: ignore[union-attr]
     )
+
+
+def sorts_stably(node: Node) -> bool:
+    return str(node.target) == "aten.sort.stable" and bool(node.kwargs.get("stable"))
 
 
 COMPLEX = Unsupported(is_complex, "the format has no complex numbers", "compute the transform outside of the model")
@@ -103,7 +116,7 @@ SCATTERED_TRUTHS = Unsupported(
     of_dtypes("scatter_reduce", "bool"), "it does not scatter booleans with arithmetic", TO_FLOAT
 )
 ADDED_TRUTHS = Unsupported(adds_truths, "it does not add booleans", "use torch.logical_or")
-ONNX = (COMPLEX_RESULT, INTEGER_POOLING, SORTED_TRUTHS, SCATTERED_TRUTHS, ADDED_TRUTHS)
+ONNX = (COMPLEX_RESULT, INTEGER_POOLING, INTEGER_CONVOLUTION, SORTED_TRUTHS, SCATTERED_TRUTHS, ADDED_TRUTHS)
 COREML = (
     *TABLE,
     INTEGER_BITS,
@@ -114,10 +127,14 @@ COREML = (
         "pad the layer's result by torch.nn.functional.pad",
     ),
     SORTED_TRUTHS,
+    Unsupported(
+        sorts_stably, "it leaves the order of equal elements open", "sort without stable=True, or sort what all differs"
+    ),
 )
 TFLITE = (
     *TABLE,
     INTEGER_BITS,
+    Unsupported(puts_by_mask, "it puts values at places, not where a mask is true", "use torch.where with the mask"),
     Unsupported(
         of_dtypes("argmax argmin max.dim min.dim", "int64"),
         "it finds no places of extremes in 64-bit integers",
@@ -125,8 +142,9 @@ TFLITE = (
     ),
     INTEGER_CONVOLUTION,
     Unsupported(of_dtypes("pow", "int64 int32"), "it has no powers of integers", TO_FLOAT),
+    SCATTERED_TRUTHS,
     Unsupported(
-        adds_by_scatter,
+        computes_by_scatter,
         "LiteRT's kernel does not compute with what it scatters",
         "add by a product with a matrix of ones and zeros",
     ),
@@ -135,7 +153,6 @@ TFLITE = (
         "it does not scatter 64-bit integers",
         "convert to int32 before it",
     ),
-    SCATTERED_TRUTHS,
     Unsupported(
         lambda node: str(node.target).startswith("aten.conv_transpose3d"),
         "LiteRT has no kernel for transposed 3-D convolutions",

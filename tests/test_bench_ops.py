@@ -50,6 +50,13 @@ def test_rounding_nan_and_infinities_in_their_places_are_right() -> None:
     assert compare([right], [-right]).status == WRONG
 
 
+def test_a_float_near_zero_may_be_off_by_an_epsilon_of_float32_and_no_more() -> None:
+    right = np.float32(2e-4)
+    assert compare([right], [right + np.float32(1.0e-7)]).status == VERIFIED
+    assert compare([right], [right + np.float32(1.5e-7)]).status == WRONG
+    assert "an absolute 1.2e-7" in ops.write_page({}, [])
+
+
 def test_an_integer_that_is_one_off_among_millions_is_wrong() -> None:
     right = np.arange(1_000_000, 1_000_100)
     assert compare([right], [right]).status == VERIFIED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.fx import Node
@@ -64,6 +64,11 @@ class DropIdentities:
 
 
 def _is_identity(node: Node) -> bool:
+    if node.target is aten.permute.default:
+        order: Any = node.args[1]  # coremltools and XNNPACK move the axes of a tensor that has some
+        return [axis % len(order) for axis in order] == list(range(len(order)))
+    if node.target is aten.flip.default:
+        return not node.args[1]
     if node.target is aten.dropout.default:
         return node.args[2] is False  # in training mode it is random, not a copy
     if node.target in COPIES:

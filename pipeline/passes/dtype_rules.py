@@ -91,10 +91,12 @@ def keep_poles(operation: Callable[..., Tensor], pole: float, *, of_floats: bool
     """log(x) -> where(x == 0, -inf, log(x)): Core ML adds 1e-45 to x. rsqrt(x) of integers in the same way."""
 
     def rule(data: Tensor) -> Rewritten:
-        if data.is_floating_point():
-            return torch.where(data == 0, pole, operation(data)) if of_floats else NotImplemented
-        data = data.to(torch.float32)
-        return torch.where(data == 0, pole, operation(data))
+        if data.is_floating_point() and not of_floats:
+            return NotImplemented
+        number = data if data.is_floating_point() else data.to(torch.float32)
+        number = number if data.dim() else number.reshape(1)  # coremltools chooses among tensors with axes only
+        found = torch.where(number == 0, pole, operation(number))
+        return found if data.dim() else found.squeeze(0)
 
     return rule
 
@@ -105,6 +107,20 @@ def limit_integers(data: Tensor, least: float = -1, most: float = 1) -> Rewritte
         return NotImplemented
     low, high = (torch.full([1] * data.dim(), int(limit), dtype=data.dtype) for limit in (least, most))
     return torch.minimum(torch.maximum(data, low), high)
+
+
+def subtract_multiples(data: Tensor | int, other: Tensor | int) -> Rewritten:
+    """remainder(x, y) of integers -> x - y * div(x, y, rounding_mode="floor")."""
+    if any(part.is_floating_point() if isinstance(part, Tensor) else part % 1 for part in (data, other)):
+        return NotImplemented
+    return data - torch.div(data, other, rounding_mode="floor") * other
+
+
+def copy_at_once(
+    data: Tensor, *, dtype: torch.dtype | None = None, non_blocking: bool = False, **rest: Any
+) -> Rewritten:
+    """to(x, dtype, non_blocking=True) -> to(x, dtype): which device waits for which is nothing to a file."""
+    return data.to(dtype or data.dtype) if non_blocking else NotImplemented
 
 
 def divide_toward_zero(data: Tensor, other: Tensor | int) -> Rewritten:
@@ -146,13 +162,7 @@ def differ(one: Tensor, other: Tensor) -> Tensor:
 
 SCATTERS = tuple(
     (operation, compute_as_numbers(operation))
-    for operation in (
-        aten.scatter.src,
-        aten.scatter.value,
-        aten.scatter_add.default,
-        aten.select_scatter.default,
-        aten.slice_scatter.default,
-    )
+    for operation in (aten.select_scatter.default, aten.slice_scatter.default)
 )
 FLOAT_FUNCTIONS = tuple(
     (operation, compute_in_float(operation))

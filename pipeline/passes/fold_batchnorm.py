@@ -11,17 +11,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
-from edgewright.pipeline.passes.graph import add_constant, aten, value_of
+from edgewright.pipeline.passes.fold_scales import OUTPUT_AXIS, scale_outputs
+from edgewright.pipeline.passes.graph import aten, value_of
 from edgewright.pipeline.program import Program
 
 NORM = aten._native_batch_norm_legit_no_training.default
-OUTPUT_AXIS = {
-    aten.conv1d.default: 0,
-    aten.conv2d.default: 0,
-    aten.conv3d.default: 0,
-    aten.linear.default: 0,
-    aten.conv_transpose2d.input: 1,
-}
 
 
 @dataclass(frozen=True)
@@ -73,24 +67,12 @@ def _fold(program: Program, norm: Node) -> None:
     def constant(arg: object, default: Tensor) -> Tensor:
         return program.tensor(arg) if isinstance(arg, Node) else default
 
-    weight_node = layer.args[1]
-    assert isinstance(weight_node, Node), "checked by _obstacle"
-    weight = program.tensor(weight_node)
-    axis = OUTPUT_AXIS[layer.target]  # type: ignore[index]
-    channels = weight.shape[axis]
+    channels = value_of(layer).shape[1]
     ones, zeros = torch.ones(channels), torch.zeros(channels)
     gamma, beta = constant(norm.args[1], ones), constant(norm.args[2], zeros)
     mean, variance = constant(norm.args[3], zeros), constant(norm.args[4], ones)
     factor = gamma.double() / torch.sqrt(variance.double() + float(norm.args[6]))  # type: ignore[arg-type]
-    bias = constant(layer.args[2] if len(layer.args) > 2 else None, zeros)
-    shape = [1] * weight.dim()
-    shape[axis] = channels
-    folded = (weight.double() * factor.reshape(shape)).to(weight.dtype)
-    shifted = ((bias.double() - mean.double()) * factor + beta.double()).to(weight.dtype)
-    name = str(weight_node.target)
-    layer.update_arg(1, add_constant(program, name, folded, layer))
-    new_bias = add_constant(program, name.replace("weight", "bias"), shifted, layer)
-    layer.args = (*layer.args[:2], new_bias, *layer.args[3:])
+    scale_outputs(program, layer, factor, beta.double() - mean.double() * factor)
     for user in list(norm.users):
         assert user.target is operator.getitem and user.args[1] == 0, "inference batch norm uses its first result only"
         user.replace_all_uses_with(layer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgewright.pipeline.passes.decompose_operators import Rewritten
-
-MOST_COMPARED = 2**22  # elements that a scatter may become: 16 MiB of activations
 
 
 def look_up_bags(
@@ -45,17 +43,6 @@ def look_up_bags(
     if mode == 1:
         sums = sums / chosen.sum(1, keepdim=True).clamp(min=1.0)
     return sums, None, None, None
-
-
-def add_where_found(data: Tensor, dim: int, index: Tensor, src: Tensor) -> Rewritten:
-    """scatter_add(x, axis, index, s) -> x + the sum over j of where(index[j] == place, s[j], 0), up to a size."""
-    if not data.dim() or index.numel() * data.shape[dim] > MOST_COMPARED or data.dtype == torch.bool:
-        return NotImplemented
-    used = src[tuple(slice(size) for size in index.shape)].movedim(dim, -1).unsqueeze(-2)
-    hits = index.movedim(dim, -1).unsqueeze(-2) == torch.arange(data.shape[dim]).unsqueeze(-1)
-    sums = torch.where(hits, used, 0).sum(-1).movedim(-1, dim)
-    missing = [amount for axis in reversed(range(data.dim())) for amount in (0, data.shape[axis] - sums.shape[axis])]
-    return data + F.pad(sums, missing)
 
 
 def pad_with_batch(data: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Rewritten:
@@ -91,12 +78,33 @@ def pick_nearest(
 
 
 def sort_by_topk(data: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
-    """sort(x) -> topk of all x, or of what falls as x rises; which of equal ones is first stays open."""
+    """sort(x) -> topk of all x, or of what falls as x rises; equal ones come in the order that topk gives them."""
+    if not data.dim():
+        return data, torch.zeros_like(data, dtype=torch.int64)
     numbers = data.to(torch.int32) if data.dtype == torch.bool else data
     moved = (numbers if descending else -1 - numbers if not data.is_floating_point() else -numbers).movedim(dim, -1)
-    values, places = torch.topk(moved, moved.shape[-1] if data.dim() else 1)
+    values, places = torch.topk(moved, moved.shape[-1])
     values = values if descending else -1 - values if not data.is_floating_point() else -values
     return values.movedim(-1, dim).to(data.dtype), places.movedim(-1, dim)
+
+
+def sort_in_order(sort: Callable[..., Any], *, keeps_order: bool) -> Callable[..., Any]:
+    """sort(x, stable=True) -> sort(x), where that keeps the order of equal ones; or where none is asked for."""
+
+    def rule(data: Tensor, *, stable: bool | None, dim: int = -1, descending: bool = False) -> Any:
+        return NotImplemented if stable and not keeps_order else sort(data, dim, descending)
+
+    return rule
+
+
+def flip_in_turn(data: Tensor, dims: Sequence[int]) -> Rewritten:
+    """flip(x, [0, 2]) -> flip(flip(x, [0]), [2]): LiteRT flips neighbouring axes only."""
+    axes = sorted(axis % data.dim() for axis in dims if data.dim())
+    if not axes or axes[-1] - axes[0] < len(axes):
+        return NotImplemented
+    for axis in axes:
+        data = data.flip([axis])
+    return data
 
 
 def find_one(

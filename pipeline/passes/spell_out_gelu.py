@@ -16,8 +16,8 @@ from edgewright.pipeline.program import Program
 class SpellOutGelu:
     """Given: gelu(x, approximate="tanh"). Result: x * (0.5 * (tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)) + 1)).
 
-    coremltools overlooks the argument and writes the exact form (73 dB away); this formula it knows, and fuses to
-    Core ML's own operation.
+    coremltools overlooks the argument and writes the exact form (73 dB away), and so does XNNPACK's partitioner; this
+    formula coremltools knows, and fuses to Core ML's own operation.
     Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
     """
 

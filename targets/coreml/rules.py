@@ -9,6 +9,7 @@ import torch
 from edgewright.pipeline.passes import decompositions as rule
 from edgewright.pipeline.passes import dtype_rules as kind
 from edgewright.pipeline.passes import indexing_rules as index
+from edgewright.pipeline.passes import scatter_rules as scatter
 from edgewright.pipeline.passes.decompose_operators import Rules
 from edgewright.pipeline.passes.pooling_rules import pool_with_places
 
@@ -52,7 +53,14 @@ RULES: Rules = (
     (aten.reshape.default, rule.drop_axes),
     (aten.rms_norm.default, rule.normalize_by_square),
     (aten.rsqrt.default, kind.keep_poles(torch.rsqrt, math.inf, of_floats=False)),
+    (aten.scatter.reduce, scatter.scatter_in_part(aten.scatter.reduce)),
+    (aten.scatter.src, scatter.scatter_in_part(aten.scatter.src)),
+    (aten.scatter.value, scatter.scatter_in_part(aten.scatter.value)),
+    (aten.scatter.value_reduce, scatter.scatter_in_part(aten.scatter.value_reduce)),
+    (aten.scatter_add.default, scatter.scatter_in_part(aten.scatter_add.default)),
+    (aten.scatter_reduce.two, scatter.reduce_where_found),
     (aten.sign.default, kind.find_sign),
+    (aten.sort.stable, index.sort_in_order(aten.sort.default, keeps_order=False)),
     (aten.squeeze.dims, rule.squeeze_nothing),
     (aten.std.correction, rule.spread_by_definition(root=True)),
     (aten.var.correction, rule.spread_by_definition(root=False)),

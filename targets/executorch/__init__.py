@@ -29,10 +29,14 @@ class ExecutorchTarget:
     )
 
     def legalize(self) -> tuple[Pass, ...]:
+        from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
+        from edgewright.pipeline.passes.fold_constants import FoldConstants
         from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
         from edgewright.pipeline.passes.spell_out_defaults import SpellOutDefaults
+        from edgewright.pipeline.passes.spell_out_gelu import SpellOutGelu
+        from edgewright.targets.executorch.rules import RULES
 
-        return LookUpIntegers(), SpellOutDefaults()
+        return DecomposeOperators(RULES), FoldConstants(), LookUpIntegers(), SpellOutDefaults(), SpellOutGelu()
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
         from edgewright.targets.executorch.refusals import TABLE, half_weights

@@ -33,6 +33,7 @@ def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None
             port.get_tensor().set_names({spec.name})  # one behind a DequantizeLinear may have lost its name
         if whole_masks:
             _widen_masks(model)
+        _keep_order(model)
         _name_stably(model)
         if program.dims:
             _bound(model, program)
@@ -51,6 +52,13 @@ def _bound(model: Any, program: Program) -> None:
     )
     model.reshape(dict(zip(model.inputs, shapes, strict=True)))
     model.set_rt_info(program.shapes.text(), [SHAPES])
+
+
+def _keep_order(model: Any) -> None:
+    """Of equal elements, ONNX has the first come first; OpenVINO only where it is told so."""
+    for node in model.get_ops():
+        if node.get_type_name() == "TopK" and node.get_attributes()["sort"] != "none":
+            node.set_attribute("stable", True)
 
 
 def _widen_masks(model: Any) -> None:

@@ -348,6 +348,12 @@ def test_random_operations_that_are_switched_off_stay() -> None:
     torch.testing.assert_close(program.run({"x": X})["output_0"], attends(X))
 
 
+@pytest.mark.parametrize("layer", [nn.Embedding(9, 4, max_norm=1.0), nn.EmbeddingBag(9, 4, max_norm=1.0)])
+def test_embeddings_that_clip_their_weights_as_they_run_are_refused(layer: nn.Module) -> None:
+    with pytest.raises(CaptureError, match=r"max_norm changes the embedding's weights.*leave it out"):
+        capture(layer.eval(), (torch.tensor([[1, 2]]),))
+
+
 def found(x: Tensor) -> Tensor:
     return x.nonzero()
 

@@ -130,6 +130,7 @@ CASES: dict[str, tuple[Any, Callable[..., Any], tuple[Tensor, ...]]] = {
         (torch.arange(-9, 9), torch.tensor([3, -4] * 9)),
     ),
     "hardtanh of integers": (COREML, lambda x: F.hardtanh(x, -2, 3), (torch.arange(-9, 9),)),
+    "hardtanh of integers, fractional": (TFLITE, lambda x: F.hardtanh(x, -0.5, 2.5), (torch.arange(-9, 9),)),
     "reshape to no axes": (COREML, lambda x: x.reshape([]), (normal(1, 1),)),
     "maximum of booleans": (COREML, torch.maximum, (normal(3, 4) > 0, normal(4) > 0)),
     "max of booleans": (COREML, lambda x: torch.max(x, 1), (torch.eye(3) > 0,)),
@@ -147,6 +148,74 @@ CASES: dict[str, tuple[Any, Callable[..., Any], tuple[Tensor, ...]]] = {
         lambda x, i, s: x.scatter_add(0, i, s),
         (normal(5, 4), torch.tensor([[0, 2], [4, 2], [4, 0]]), normal(3, 3)),
     ),
+    "scatter_add of 32-bit integers": (
+        TFLITE,
+        lambda x, i, s: x.scatter_add(0, i, s),
+        (torch.arange(5, dtype=torch.int32), torch.tensor([0, 2, 2]), torch.arange(3, dtype=torch.int32)),
+    ),
+    "scatter_add of one number": (ONNX, lambda x, i, s: x.scatter_add(0, i, s), (normal(), torch.tensor(0), normal())),
+    **{
+        f"scatter_reduce {how} {whole} of {values.dtype}": (
+            TFLITE,
+            lambda x, i, s, how=how, whole=whole: x.scatter_reduce(0, i, s, how, include_self=whole),
+            (values, torch.tensor([[0, 2], [4, 2], [4, 0]]), values[1:4, :3] - 1),
+        )
+        for how in ("sum", "prod", "mean", "amax", "amin")
+        for whole in (True, False)
+        for values in (normal(5, 4), torch.arange(-9, 11, dtype=torch.int32).reshape(5, 4))
+    },
+    **{
+        f"mean by scatter_reduce {whole} of {values.dtype}": (
+            ONNX,
+            lambda x, i, s, whole=whole: x.scatter_reduce(0, i, s, "mean", include_self=whole),
+            (values, torch.tensor([[0, 2], [4, 2], [4, 0]]), values[1:4, :3] - 1),
+        )
+        for whole in (True, False)
+        for values in (normal(5, 4), torch.arange(-9, 11, dtype=torch.int32).reshape(5, 4))
+    },
+    **{
+        f"scatter, {how}, {target}": (
+            rules,
+            lambda x, i, s, how=how: x.scatter(1, i, s, reduce=how),
+            (normal(5, 4), torch.tensor([[0, 2], [1, 1]]), normal(2, 3)),
+        )
+        for how in ("add", "multiply")
+        for target, rules in (("onnx", ONNX), ("coreml", COREML), ("tflite", TFLITE))
+    },
+    "scatter of a number, add": (
+        ONNX,
+        lambda x, i: x.scatter(1, i, 0.5, reduce="add"),
+        (normal(5, 4), torch.tensor([[0, 2], [1, 1]])),
+    ),
+    "scatter to a part": (
+        COREML,
+        lambda x, i, s: x.scatter(1, i, s),
+        (normal(3, 4), torch.tensor([[3, 1]]), normal(2, 2)),
+    ),
+    "index_put, accumulated": (
+        TFLITE,
+        lambda x, i, v: x.index_put((i,), v, accumulate=True),
+        (normal(5, 4), torch.tensor([[1, -1], [1, 0]]), normal(2, 4)),
+    ),
+    **{
+        f"flip of {axes}": (TFLITE, lambda x, axes=axes: x.flip(axes), (normal(2, 3, 4),)) for axes in ((0, 2), (-1, 0))
+    },
+    "log of one number": (COREML, torch.log, (torch.tensor(0.0),)),
+    "cumsum of one number": (COREML, lambda x: x.cumsum(0), (normal(),)),
+    **{
+        f"sort, stable is {stable}, {target}": (
+            rules,
+            lambda x, stable=stable: torch.sort(x, dim=1, descending=True, stable=stable),
+            (normal(3, 9),),
+        )
+        for target, rules, stable in (
+            ("onnx", ONNX, False),
+            ("onnx", ONNX, True),
+            ("coreml", COREML, False),
+            ("tflite", TFLITE, True),
+        )
+    },
+    "sort of one boolean": (TFLITE, torch.sort, (torch.tensor(True),)),
     **{
         f"sort {descending}": (TFLITE, lambda x, d=descending: torch.sort(x, 0, d), (normal(6, 4),))
         for descending in (False, True)
@@ -187,6 +256,8 @@ def test_a_rule_gives_the_same_numbers_in_another_form(name: str) -> None:
         lambda x: F.avg_pool2d(x, 2),
         lambda x: F.max_pool2d(x, 2),
         lambda x: torch.argmax(x, 1),
+        lambda x: x.flip(1, 2),
+        lambda x: x.scatter(1, torch.zeros(2, 3, 4, 4, dtype=torch.int64), x),
     ],
 )
 def test_arguments_that_every_format_takes_are_left_alone(function: Callable[[Tensor], Tensor]) -> None:

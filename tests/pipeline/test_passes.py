@@ -267,6 +267,8 @@ def test_a_graph_without_constants_is_left_alone() -> None:
         lambda x: F.pad(x, (0, 0)),
         lambda x: x.detach(),
         lambda x: F.dropout(x, 0.5, training=False),
+        lambda x: x.permute(0, -1),
+        lambda x: x.flip([]),
     ],
 )
 def test_an_operation_that_returns_its_input_is_dropped(compute: Callable[[Tensor], Tensor]) -> None:
@@ -286,6 +288,7 @@ def test_an_operation_that_returns_its_input_is_dropped(compute: Callable[[Tenso
         lambda x: F.pad(x, (1, -1)),
         lambda x: x[:1].expand(2, 6),
         lambda x: x.flip(1),
+        lambda x: x.permute(1, 0).sum(1),
     ],
 )
 def test_an_operation_that_moves_or_converts_is_kept(compute: Callable[[Tensor], Tensor]) -> None:
@@ -293,6 +296,11 @@ def test_an_operation_that_moves_or_converts_is_kept(compute: Callable[[Tensor],
     program, after, _ = apply(DropIdentities(), Calls(lambda self, x: compute(torch.neg(x))), x)
     assert torch.equal(run(after, x), run(program, x))
     assert torch.equal(run(after, x), compute(-x))
+
+
+def test_the_order_of_no_axes_is_dropped() -> None:
+    _, after, _ = apply(DropIdentities(), Calls(lambda self, x: torch.neg(x).permute([])), torch.tensor(2.0))
+    assert targets(after) == [aten.neg.default]
 
 
 def test_a_graph_without_identities_is_left_alone() -> None:
