@@ -24,7 +24,8 @@ class BalanceOutputs:
 
     An integer layer writes its output with one scale. In language encoders one channel of some feed-forward layers
     reaches 200 where the others stay below 1 (the "massive activations"), and takes the whole range. Weights have a
-    scale for every output channel, so the division costs them nothing. The multiplication stays in float.
+    scale for every output channel, so the division costs them nothing. The multiplication stays in float. Layers before
+    a hard swish are left alone: OpenVINO 2026.4 was seen to compute other numbers where the multiplication is between.
 
     Args:
         outlier_ratio: an output is balanced when its largest channel exceeds its median one by this factor.
@@ -51,6 +52,9 @@ class BalanceOutputs:
         for layer in layers:
             if layer in outputs or is_encoded_again(layer):
                 skips.append(Skip(layer.name, "another layer or the user reads it, and not an operation in float"))
+                continue
+            if any(user.target is aten.hardswish.default for user in layer.users):
+                skips.append(Skip(layer.name, "a hard swish reads it, which OpenVINO fuses wrongly with a scale"))
                 continue
             highest = maxima[layer].clamp(min=1e-5)
             ratio = float(highest.max() / highest.median())

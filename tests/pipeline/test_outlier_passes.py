@@ -123,6 +123,17 @@ def test_a_channel_that_calibration_hardly_saw_is_not_made_louder() -> None:
     assert smoothing[7] < 2 * others.max()
 
 
+def test_a_layer_before_a_hard_swish_is_not_balanced() -> None:
+    """OpenVINO computed other numbers there."""
+    layer = nn.Linear(16, 32)
+    with torch.no_grad():
+        layer.weight[5] *= 100.0
+    for activation, rewrites in ((nn.Hardswish(), 0), (nn.GELU(), 1)):
+        program, batches = program_of(nn.Sequential(layer, activation, nn.Linear(32, 4)), 4, 16)
+        reports = run_passes(program, [BalanceOutputs()], Context(batches)).reports
+        assert reports[0].report.rewrites == rewrites
+
+
 def test_encoded_values_are_layers_their_moves_and_convolutional_chains() -> None:
     program, _ = program_of(Head(), 1, 1, 8, 8)
     names = {node.target for node in encoded_values(program.graph)}
