@@ -341,6 +341,7 @@ def depth_anything() -> nn.Module:
         "fusion_hidden_size": 16,
         "head_hidden_size": 8,
         "patch_size": 14,
+        "initializer_range": 0.1,  # with the usual 0.02 the depth is 1e-7, which no float16 holds
     }
     return OfImage(build("DepthAnythingConfig", "DepthAnythingForDepthEstimation", settings), ("predicted_depth",))
 
