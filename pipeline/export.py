@@ -17,7 +17,7 @@ from edgewright.errors import CalibrationError, LoweringError
 from edgewright.pipeline.assess import assess, failed
 from edgewright.pipeline.deliver import Delivery
 from edgewright.pipeline.environment import describe_host, versions_of
-from edgewright.pipeline.jobs import JOBS, run_job, stop_jobs
+from edgewright.pipeline.jobs import JOBS, Worker, stop_jobs
 from edgewright.pipeline.metric import Metric, MetricInput, Swap
 from edgewright.pipeline.package import publish, sha256_of
 from edgewright.pipeline.passes.runner import Ran
@@ -34,6 +34,7 @@ from edgewright.pipeline.staging import staging_folder
 from edgewright.pipeline.subject import Subject, part_of, saved_program, whole_model
 
 RESULT, REPORT = "release.json", "report.html"
+SIDE_BY_SIDE = 2  # converters at once
 Progress = Callable[[str], None]
 
 
@@ -109,8 +110,13 @@ def export(
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     with staging_folder(out) as staging:
         try:
+            # The first converters import what they need while the model is captured and compressed.
+            workers = {
+                delivery.label: Worker(staging / JOBS / delivery.label, delivery.section.target)
+                for delivery in plan.deliveries[:SIDE_BY_SIDE]
+            }
             material = replace(_load(content, plan, stages, trust_input, roots), runtimes_folder=runtimes_folder)
-            deliveries = _deliver(material, staging, stages, strict, timeout_s)
+            deliveries = _deliver(material, workers, staging, stages, strict, timeout_s)
         finally:
             stop_jobs()
         result = _result(material, deliveries, stages)
@@ -174,17 +180,20 @@ def _subjects(
     return subjects
 
 
-def _deliver(material: Material, staging: Path, stages: Stages, strict: bool, timeout_s: float) -> list[DeliveryResult]:
+def _deliver(
+    material: Material, workers: dict[str, Worker], staging: Path, stages: Stages, strict: bool, timeout_s: float
+) -> list[DeliveryResult]:
     """Converters run side by side, two at a time; the references of the graphs are run meanwhile."""
     jobs: dict[str, Future[dict[str, object]]] = {}
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         try:
             with stages("lower and verify"):
-                (staging / JOBS).mkdir()
                 for subject in material.subjects.values():
                     subject.save(staging / JOBS)
                 for delivery in material.plan.deliveries:
-                    jobs[delivery.label] = pool.submit(_run, material, delivery, staging, timeout_s)
+                    jobs[delivery.label] = pool.submit(
+                        _run, material, delivery, workers.get(delivery.label), staging, timeout_s
+                    )
                 for subject in material.subjects.values():
                     subject.run_compressed(material.metric)
                 for label, job in jobs.items():
@@ -203,7 +212,9 @@ def _deliver(material: Material, staging: Path, stages: Stages, strict: bool, ti
             raise
 
 
-def _run(material: Material, delivery: PlannedDelivery, staging: Path, timeout_s: float) -> dict[str, object]:
+def _run(
+    material: Material, delivery: PlannedDelivery, worker: Worker | None, staging: Path, timeout_s: float
+) -> dict[str, object]:
     subject = material.subjects[delivery.section.part]
     artifact = staging / delivery.label / "artifact"
     artifact.mkdir(parents=True)
@@ -221,7 +232,8 @@ def _run(material: Material, delivery: PlannedDelivery, staging: Path, timeout_s
         integer_boundary=delivery.section.integer_boundary,
         minimum=delivery.minimum,
     )
-    return run_job("deliver", job, staging / JOBS / delivery.label, timeout_s)
+    worker = worker or Worker(staging / JOBS / delivery.label, delivery.section.target)
+    return worker.run("deliver", job, timeout_s)
 
 
 def _wait(job: Future[dict[str, object]]) -> None:

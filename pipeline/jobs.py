@@ -30,19 +30,36 @@ def run_job(kind: str, arguments: Any, folder: Path, timeout_s: float) -> dict[s
     Raises:
         LoweringError: the process failed, was killed, ran out of time, or ended without a result.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "job.json").write_text(json.dumps({"kind": kind, "arguments": dataclasses.asdict(arguments)}))
-    # -P: a user's random.py in the working directory must not stand for Python's own.
-    command = [sys.executable, "-P", "-m", "edgewright.pipeline.worker", str(folder)]
-    started = time.monotonic()
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    return Worker(folder).run(kind, arguments, timeout_s)
+
+
+class Worker:
+    """A process that waits for its one job, and meanwhile imports what it needs."""
+
+    def __init__(self, folder: Path, target: str | None = None) -> None:
+        """Start it.
+
+        Args:
+            folder: an empty folder for the job's own files; the log of the process stays there.
+            target: whose modules the job will need.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        # -P: a user's random.py in the working directory must not stand for Python's own.
+        command = [sys.executable, "-P", "-m", "edgewright.pipeline.worker", *([target] if target else []), str(folder)]
+        with (folder / "log.txt").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
         with _lock:
-            _live.add(process)
+            _live.add(self._process)
+
+    def run(self, kind: str, arguments: Any, timeout_s: float) -> dict[str, Any]:
+        """As `run_job`."""
+        (self.folder / "job.json").write_text(json.dumps({"kind": kind, "arguments": dataclasses.asdict(arguments)}))
+        started = time.monotonic()
         try:
-            process.wait(timeout_s)
+            self._process.communicate(b"go\n", timeout_s)
         except subprocess.TimeoutExpired:
             raise LoweringError(
                 "the converter ran out of time",
@@ -51,10 +68,10 @@ def run_job(kind: str, arguments: Any, folder: Path, timeout_s: float) -> dict[s
                 do="raise --timeout, or deliver a smaller model",
             ) from None
         finally:
-            _kill(process)
+            _kill(self._process)
             with _lock:
-                _live.discard(process)
-    return _result(folder, process.returncode)
+                _live.discard(self._process)
+        return _result(self.folder, self._process.returncode)
 
 
 def stop_jobs() -> None:

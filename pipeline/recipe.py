@@ -17,6 +17,7 @@ from edgewright.pipeline.passes.base import Pass
 Recipe = str | Path | Sequence[Mapping[str, Any]]
 
 PASSES = {
+    "add-before-cat": "edgewright.pipeline.passes.add_before_cat:AddBeforeCat",
     "balance-outputs": "edgewright.pipeline.passes.balance_outputs:BalanceOutputs",
     "convert-fp16": "edgewright.pipeline.passes.convert_fp16:ConvertFp16",
     "decompose-attention": "edgewright.pipeline.passes.decompose_attention:DecomposeAttention",
@@ -42,6 +43,7 @@ CLEAN = (
     "fold-batchnorm",
     "linear-products",
     "fold-scales",
+    "add-before-cat",
     "move-patches",
     "guard-masked-rows",
     "lower-ranks",

@@ -1,7 +1,12 @@
-"""The other side of jobs.py: `python -m edgewright.pipeline.worker FOLDER` runs one job and leaves its result there."""
+"""The other side of jobs.py: `python -m edgewright.pipeline.worker [TARGET] FOLDER` runs one job.
+
+It waits for a line on its standard input, with TARGET's modules imported meanwhile; then it reads the job in FOLDER and
+leaves the result there.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import importlib
@@ -23,10 +28,14 @@ JOBS = {
 PR_SET_PDEATHSIG = 1
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, target: str | None = None) -> int:
     if sys.platform == "linux":  # die with the parent, however that ends
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    if target is not None:
+        _preload(target)
+    if not sys.stdin.readline():
+        return 1  # the parent gave up before there was a job
     job = json.loads((folder / "job.json").read_text())
     module, _, function = JOBS[job["kind"]].partition(":")
     try:
@@ -42,9 +51,17 @@ def main(folder: Path) -> int:
     return 0
 
 
+def _preload(target: str) -> None:
+    from edgewright.targets import get_target
+
+    with contextlib.suppress(Exception):  # the job meets the same fault, and tells it
+        importlib.import_module(JOBS["deliver"].partition(":")[0])
+        get_target(target).preload()
+
+
 def _fail(folder: Path, message: str, refusals: list[dict[str, str]]) -> None:
     (folder / "failure.json").write_text(json.dumps({"message": message, "refusals": refusals}))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1])))
+    raise SystemExit(main(Path(sys.argv[-1]), *sys.argv[1:-1]))

@@ -40,6 +40,11 @@ class CoremlTarget:
         self.level = level or DEFAULT
         self.capabilities = CAPABILITIES.at(level)
 
+    def preload(self) -> None:
+        from edgewright.targets.coreml.imports import import_coremltools
+
+        import_coremltools()
+
     def legalize(self) -> tuple[Pass, ...]:
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
         from edgewright.pipeline.passes.fill_branches import FillBranches

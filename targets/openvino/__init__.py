@@ -47,6 +47,10 @@ class OpenvinoTarget:
         self.level = level
         self.capabilities = CAPABILITIES.at(level)
 
+    def preload(self) -> None:
+        import onnxscript  # noqa: F401
+        import openvino  # noqa: F401
+
     def legalize(self) -> tuple[Pass, ...]:
         from edgewright.pipeline.passes.absorb_activations import AbsorbActivations
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators

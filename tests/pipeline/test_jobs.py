@@ -58,6 +58,23 @@ def test_a_job_gives_what_its_worker_left(tmp_path: Path, monkeypatch: pytest.Mo
     assert '"target": "onnx"' in (tmp_path / "job" / "job.json").read_text()
 
 
+def test_a_worker_imports_what_its_target_needs_while_it_waits(tmp_path: Path) -> None:
+    """The real worker; it ends with its job, and without one when the parent gives up."""
+    pytest.importorskip("coremltools", reason="the coreml extra is not installed")
+    worker = jobs.Worker(tmp_path / "job", "coreml")
+    process = psutil.Process(worker._process.pid)
+    deadline = time.monotonic() + 120
+    while not any("coremltools" in file.path for file in process.memory_maps()):
+        assert time.monotonic() < deadline, "coremltools was never imported"
+        time.sleep(0.1)
+    with pytest.raises(LoweringError, match="KeyError"):
+        worker.run("deliver", Nothing("coreml"), 120)
+    other = jobs.Worker(tmp_path / "other")
+    assert other._process.stdin is not None
+    other._process.stdin.close()
+    assert other._process.wait(60) == 1
+
+
 def test_a_worker_that_exits_with_0_and_no_result_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_worker(monkeypatch, tmp_path, "echo some words; exit 0")
     with pytest.raises(LoweringError, match="ended without a result\n  got: exit code 0\n  where: some words"):
@@ -229,4 +246,7 @@ def test_ctrl_c_leaves_the_old_package_and_nothing_else(whole_group: bool, tmp_p
     assert error == "edgewright: interrupted; every package in place is whole\n"
     assert contents(out) == before
     assert staging_left(out) == []
-    assert processes_with(str(out)) == []
+    deadline = time.monotonic() + 30  # one that was just starting hears of it from its standard input
+    while processes_with(str(out)):
+        assert time.monotonic() < deadline, processes_with(str(out))
+        time.sleep(0.05)
