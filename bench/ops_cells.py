@@ -15,7 +15,7 @@ from edgewright.errors import CaptureError, EdgewrightError, TargetError
 
 VERIFIED, REFUSED, FAILED, WRONG, CRASHED = "verified", "refused", "failed", "wrong", "crashed"
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # of a value; of the output's root mean square
-LEAST = 1.2e-7  # float32's epsilon, whatever the sizes: what a bounded function (sigmoid) is off by near 0
+LEAST = 1.2e-7  # float32's epsilon: what a bounded function (sigmoid) is off by near 0, if that is below STEEP
 STEEP = 1e-3  # of a value that the last bit of the inputs changes by as much (tan at its poles)
 
 
@@ -103,7 +103,8 @@ def _fault(right: np.ndarray[Any, Any], got: np.ndarray[Any, Any], near: np.ndar
     else:
         finite = np.isfinite(right)
         size = float(np.sqrt(np.mean(np.abs(right[finite]) ** 2))) if finite.any() else 0.0
-        bad = ~np.isclose(got, right, rtol=RELATIVE, atol=max(ABSOLUTE * size, LEAST), equal_nan=True)
+        bad = ~np.isclose(got, right, rtol=RELATIVE, atol=ABSOLUTE * size, equal_nan=True)
+        bad &= ~(np.isclose(got, right, rtol=0, atol=LEAST) & np.isclose(got, right, rtol=STEEP, atol=0))
         if near.shape == right.shape:
             with np.errstate(invalid="ignore"):  # infinities
                 steep = np.abs(near - right) >= RELATIVE * np.abs(right)

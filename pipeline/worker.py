@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import importlib
 import json
+import select
 import signal
 import sys
 import traceback
@@ -32,7 +33,8 @@ def main(folder: Path, target: str | None = None) -> int:
     if sys.platform == "linux":  # die with the parent, however that ends
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    if target is not None:
+    # Readable at once: the job is there already, or the parent is gone.
+    if target is not None and not select.select([sys.stdin], [], [], 0)[0]:
         _preload(target)
     if not sys.stdin.readline():
         return 1  # the parent gave up before there was a job

@@ -54,7 +54,8 @@ def test_a_float_near_zero_may_be_off_by_an_epsilon_of_float32_and_no_more() -> 
     right = np.float32(2e-4)
     assert compare([right], [right + np.float32(1.0e-7)]).status == VERIFIED
     assert compare([right], [right + np.float32(1.5e-7)]).status == WRONG
-    assert "an absolute 1.2e-7" in ops.write_page({}, [])
+    assert compare([np.float32(1e-8)], [np.float32(0.0)]).status == WRONG, "an epsilon, and all of the value"
+    assert "1e-3 where that is less than float32's epsilon" in ops.write_page({}, [])
 
 
 def test_an_integer_that_is_one_off_among_millions_is_wrong() -> None:

@@ -246,7 +246,7 @@ def test_ctrl_c_leaves_the_old_package_and_nothing_else(whole_group: bool, tmp_p
     assert error == "edgewright: interrupted; every package in place is whole\n"
     assert contents(out) == before
     assert staging_left(out) == []
-    deadline = time.monotonic() + 30  # one that was just starting hears of it from its standard input
+    deadline = time.monotonic() + 10  # one whose Python was just starting hears of it from its standard input
     while processes_with(str(out)):
         assert time.monotonic() < deadline, processes_with(str(out))
         time.sleep(0.05)
