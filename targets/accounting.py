@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from edgewright.targets.base import Inspection, Operation
@@ -25,6 +25,24 @@ class Step:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     permutation: tuple[int, ...] = ()
+
+
+@dataclass
+class Gathered:
+    """What an inspector gathers on its way through a file.
+
+    Args:
+        sizes: bytes of computed values and inputs, by name; `constants`: of constants as stored.
+        by_dtype: bytes of stored constants.
+        notes: sentences on what was not counted, and why.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    constants: dict[str, int] = field(default_factory=dict)
+    by_dtype: dict[str, int] = field(default_factory=dict)
+    tensors: dict[str, TensorFact] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

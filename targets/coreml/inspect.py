@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from edgewright.errors import TargetError
 from edgewright.targets.accounting import (
+    Gathered,
     Step,
     account,
     attention_macs,
@@ -92,15 +93,8 @@ def _inspect_program(path: Path, spec: Any) -> Inspection:
 
 
 @dataclass
-class _Contents:
+class _Contents(Gathered):
     """What is gathered on the way through a function and the blocks of its cond and while_loop operations."""
-
-    steps: list[Step] = field(default_factory=list)
-    sizes: dict[str, int] = field(default_factory=dict)
-    constants: dict[str, int] = field(default_factory=dict)
-    by_dtype: dict[str, int] = field(default_factory=dict)
-    tensors: dict[str, TensorFact] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
     def read(self, block: Any, inputs: Iterable[Any], prefix: str) -> None:
         """Add a block's operations; those of inner blocks stand before their owner."""

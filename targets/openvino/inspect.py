@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 from edgewright.targets.accounting import (
     Executed,
+    Gathered,
     Step,
     account,
     attention_macs,
@@ -74,16 +75,10 @@ def inspect_ir(path: Path) -> Inspection:
 
 
 @dataclass
-class _Contents:
+class _Contents(Gathered):
     """What is gathered on the way through a model and the bodies of its If, Loop and TensorIterator operations."""
 
-    steps: list[Step] = field(default_factory=list)
-    sizes: dict[str, int] = field(default_factory=dict)
-    constants: dict[str, int] = field(default_factory=dict)
-    by_dtype: dict[str, int] = field(default_factory=dict)
-    tensors: dict[str, TensorFact] = field(default_factory=dict)
     booleans: set[str] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
 
     def read(self, model: Any, prefix: str) -> None:
         """Add a model's operations; those of a body stand before their owner."""

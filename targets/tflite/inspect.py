@@ -12,6 +12,7 @@ import numpy as np
 
 from edgewright.errors import TargetError
 from edgewright.targets.accounting import (
+    Gathered,
     Step,
     account,
     convolution_macs,
@@ -61,7 +62,7 @@ def inspect_tflite(path: Path) -> Inspection:
             "the file holds no TFLite model", got=f"{content[4:8]!r} at byte 4", expected=IDENTIFIER, where=path
         )
     model = schema.ModelT.InitFromPackedBuf(content, 0)
-    contents = _Contents(model, _names(schema.BuiltinOperator), _names(schema.TensorType))
+    contents = _Contents(model=model, kinds=_names(schema.BuiltinOperator), dtypes=_names(schema.TensorType))
     contents.read(0)
     steps = contents.steps
     left, trouble = left_by_delegate(path, [step.name for step in steps if "/" not in step.name])
@@ -91,19 +92,13 @@ def inspect_tflite(path: Path) -> Inspection:
     return replace(found, versions=versions, readers=readers, left_delegate=left, notes=tuple(notes))
 
 
-@dataclass
-class _Contents:
+@dataclass(kw_only=True)
+class _Contents(Gathered):
     """What is gathered on the way through the subgraphs. Values are named "<subgraph>/<tensor>", by number."""
 
     model: Any
     kinds: dict[int, str]
     dtypes: dict[int, str]
-    steps: list[Step] = field(default_factory=list)
-    sizes: dict[str, int] = field(default_factory=dict)
-    constants: dict[str, int] = field(default_factory=dict)
-    by_dtype: dict[str, int] = field(default_factory=dict)
-    tensors: dict[str, TensorFact] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
     buffers: set[int] = field(default_factory=set)
     seen: set[int] = field(default_factory=set)
 
