@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,19 +20,44 @@ class _Observing(torch.fx.Interpreter):
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
-        if n in self._nodes:
+        if n in self._nodes and result.is_floating_point() and result.dim():
             found = result.detach().abs().reshape(-1, result.shape[-1]).amax(0)
             known = self.maxima.get(n)
             self.maxima[n] = found if known is None else torch.maximum(known, found)
         return result
 
 
-def channel_maxima(
-    program: Program, batches: Sequence[Mapping[str, Tensor]], nodes: Iterable[Node]
-) -> dict[Node, Tensor]:
-    """The largest magnitude of each channel (last axis) of each node, over all batches: float32, shape (channels,)."""
+class ChannelMaxima:
+    """The largest magnitude of each channel (last axis) of the inputs and outputs of linear layers.
+
+    All of them are found in one run over the data, when the first is asked for, and kept until `forget`.
+    """
+
+    def __init__(self, batches: Sequence[Mapping[str, Tensor]]) -> None:
+        self._batches = batches
+        self._known: dict[str, Tensor] = {}
+
+    def of(self, program: Program, nodes: Iterable[Node]) -> dict[Node, Tensor]:
+        """Of each node, over all batches: float32, shape (channels,). Empty without data."""
+        nodes = list(nodes)
+        if any(node.name not in self._known for node in nodes):
+            self._known |= _collect(program, self._batches, {*nodes, *_around_layers(program)})
+        return {node: self._known[node.name] for node in nodes if node.name in self._known}
+
+    def forget(self) -> None:
+        """The program computes other values now."""
+        self._known.clear()
+
+
+def _around_layers(program: Program) -> Iterator[Node]:
+    for layer in program.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default):
+        yield layer
+        yield layer.all_input_nodes[0]
+
+
+def _collect(program: Program, batches: Sequence[Mapping[str, Tensor]], nodes: Iterable[Node]) -> dict[str, Tensor]:
     interpreter = _Observing(program, nodes)
     with torch.no_grad():
         for batch in batches:
             interpreter.run(*(batch[spec.name] for spec in program.inputs))
-    return interpreter.maxima
+    return {node.name: found for node, found in interpreter.maxima.items()}

@@ -16,10 +16,11 @@ from edgewright.calibration.batches import Sample, digest_of, load_samples
 from edgewright.errors import CalibrationError, LoweringError
 from edgewright.pipeline.assess import assess, failed
 from edgewright.pipeline.deliver import Delivery
+from edgewright.pipeline.early_workers import EarlyWorkers
 from edgewright.pipeline.environment import describe_host, versions_of
-from edgewright.pipeline.jobs import JOBS, Worker, stop_jobs
+from edgewright.pipeline.jobs import JOBS, stop_jobs
 from edgewright.pipeline.metric import Metric, MetricInput, Swap
-from edgewright.pipeline.package import publish, sha256_of
+from edgewright.pipeline.package import publish, sha256_of, zip_package
 from edgewright.pipeline.passes.runner import Ran
 from edgewright.pipeline.plan import Plan, PlannedDelivery, make_plan
 from edgewright.pipeline.quiet import quiet
@@ -109,15 +110,14 @@ def export(
     # Half of the cores: the converters' processes have the rest, and threads that wait for a core spin.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     with staging_folder(out) as staging:
+        workers = EarlyWorkers(
+            {_job_folder(staging, delivery): delivery.section.target for delivery in plan.deliveries}
+        )
         try:
-            # The first converters import what they need while the model is captured and compressed.
-            workers = {
-                delivery.label: Worker(staging / JOBS / delivery.label, delivery.section.target)
-                for delivery in plan.deliveries[:SIDE_BY_SIDE]
-            }
             material = replace(_load(content, plan, stages, trust_input, roots), runtimes_folder=runtimes_folder)
             deliveries = _deliver(material, workers, staging, stages, strict, timeout_s)
         finally:
+            workers.close()
             stop_jobs()
         result = _result(material, deliveries, stages)
         _publish(result, staging, out)
@@ -181,7 +181,7 @@ def _subjects(
 
 
 def _deliver(
-    material: Material, workers: dict[str, Worker], staging: Path, stages: Stages, strict: bool, timeout_s: float
+    material: Material, workers: EarlyWorkers, staging: Path, stages: Stages, strict: bool, timeout_s: float
 ) -> list[DeliveryResult]:
     """Converters run side by side, two at a time; the references of the graphs are run meanwhile."""
     jobs: dict[str, Future[dict[str, object]]] = {}
@@ -191,19 +191,22 @@ def _deliver(
                 for subject in material.subjects.values():
                     subject.save(staging / JOBS)
                 for delivery in material.plan.deliveries:
-                    jobs[delivery.label] = pool.submit(
-                        _run, material, delivery, workers.get(delivery.label), staging, timeout_s
-                    )
+                    jobs[delivery.label] = pool.submit(_run, material, delivery, workers, staging, timeout_s)
                 for subject in material.subjects.values():
                     subject.run_compressed(material.metric)
                 for label, job in jobs.items():
                     stages.progress(label)
                     _wait(job)
-            with stages("measure and package"):
-                return [
-                    _finish(material, delivery, jobs[delivery.label], staging, strict, stages)
-                    for delivery in material.plan.deliveries
-                ]
+            with stages("measure and package"), ThreadPoolExecutor(1) as packer:
+                results = []
+                packed: list[Future[Path]] = []
+                for delivery in material.plan.deliveries:
+                    results.append(_finish(material, delivery, jobs[delivery.label], staging, strict, stages))
+                    if results[-1].package:  # the next is measured meanwhile: one thread, as here
+                        packed.append(packer.submit(zip_package, staging / delivery.label))
+                for archive in packed:
+                    archive.result()
+                return results
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             while not all(job.done() for job in jobs.values()):  # one may be about to start
@@ -213,7 +216,7 @@ def _deliver(
 
 
 def _run(
-    material: Material, delivery: PlannedDelivery, worker: Worker | None, staging: Path, timeout_s: float
+    material: Material, delivery: PlannedDelivery, workers: EarlyWorkers, staging: Path, timeout_s: float
 ) -> dict[str, object]:
     subject = material.subjects[delivery.section.part]
     artifact = staging / delivery.label / "artifact"
@@ -232,8 +235,11 @@ def _run(
         integer_boundary=delivery.section.integer_boundary,
         minimum=delivery.minimum,
     )
-    worker = worker or Worker(staging / JOBS / delivery.label, delivery.section.target)
-    return worker.run("deliver", job, timeout_s)
+    return workers.take(_job_folder(staging, delivery)).run("deliver", job, timeout_s)
+
+
+def _job_folder(staging: Path, delivery: PlannedDelivery) -> Path:
+    return staging / JOBS / delivery.label
 
 
 def _wait(job: Future[dict[str, object]]) -> None:

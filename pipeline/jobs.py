@@ -16,6 +16,7 @@ from typing import Any
 from edgewright.errors import LoweringError
 
 JOBS = ".jobs"  # below the staging folder; no delivery's name starts with a dot
+READY = "ready"  # the file that says that a worker's imports are done
 
 _live: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
@@ -53,6 +54,10 @@ class Worker:
             )
         with _lock:
             _live.add(self._process)
+
+    def is_ready(self) -> bool:
+        """Whether its imports are done, or it has ended."""
+        return (self.folder / READY).exists() or self._process.poll() is not None
 
     def run(self, kind: str, arguments: Any, timeout_s: float) -> dict[str, Any]:
         """As `run_job`."""

@@ -54,9 +54,12 @@ def read_vectors(path: Path) -> list[tuple[Arrays, Arrays]]:
     return [found[number] for number in sorted(found)]
 
 
-def seal(folder: Path, manifest: Manifest) -> Path:
-    """Write the manifest into a staged package and the zip beside it. The zip's bytes depend on the contents alone."""
+def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def zip_package(folder: Path) -> Path:
+    """Write the zip beside a staged package; its bytes depend on the contents alone."""
     archive = folder.with_name(folder.name + ".zip")
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as zipped:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

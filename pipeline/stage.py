@@ -12,7 +12,7 @@ from edgewright.pipeline.arrays import load_samples_file
 from edgewright.pipeline.environment import versions_of
 from edgewright.pipeline.jobs import JOBS
 from edgewright.pipeline.manifest import DimRecord, EncodingRecord, Manifest, Measurements, PortRecord, Vectors
-from edgewright.pipeline.package import VECTORS, file_records, seal, write_vectors
+from edgewright.pipeline.package import VECTORS, file_records, write_manifest, write_vectors
 from edgewright.pipeline.results import Comparison, DeliveryResult, PassRecord
 from edgewright.pipeline.validate import compare
 from edgewright.targets.base import Arrays, Artifact
@@ -40,7 +40,7 @@ def stage_package(
     artifact: Artifact,
     tolerance: float,
 ) -> None:
-    """Write the manifest and the test vectors beside a staged artifact, and the zip."""
+    """Write the manifest and the test vectors beside a staged artifact."""
     folder = staging / delivery.label
     samples = subject.validation[:VECTOR_SAMPLES]
     expected = subject.compressed_outputs[: len(samples)]
@@ -88,7 +88,7 @@ def stage_package(
         not_verified=result.not_verified,
         measurements=Measurements(latency_ms=result.latency_ms, memory_bytes=result.memory_bytes),
     )
-    seal(folder, manifest)
+    write_manifest(folder, manifest)
 
 
 def vectors_floor_db(subject: Subject, found: Sequence[Arrays], tolerance: float, compression: Comparison) -> float:

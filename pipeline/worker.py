@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 
 from edgewright.errors import EdgewrightError
+from edgewright.pipeline.jobs import READY
 
 JOBS = {
     "deliver": "edgewright.pipeline.deliver:run_delivery",
@@ -36,6 +37,7 @@ def main(folder: Path, target: str | None = None) -> int:
     # Readable at once: the job is there already, or the parent is gone.
     if target is not None and not select.select([sys.stdin], [], [], 0)[0]:
         _preload(target)
+    (folder / READY).touch()
     if not sys.stdin.readline():
         return 1  # the parent gave up before there was a job
     job = json.loads((folder / "job.json").read_text())
@@ -58,6 +60,7 @@ def _preload(target: str) -> None:
 
     with contextlib.suppress(Exception):  # the job meets the same fault, and tells it
         importlib.import_module(JOBS["deliver"].partition(":")[0])
+        importlib.import_module("torch.export.pt2_archive")  # torch.export.load imports it
         get_target(target).preload()
 
 

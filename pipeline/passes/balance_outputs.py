@@ -8,7 +8,6 @@ from typing import ClassVar
 from torch import Tensor
 from torch.fx import Node
 
-from edgewright.calibration.collect import channel_maxima
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.encoded_values import is_encoded_again
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call
@@ -47,7 +46,7 @@ class BalanceOutputs:
             if isinstance(node.args[1], Node) and node.args[1].op == "get_attr"
         ]
         outputs = set(program.graph.output_node().all_input_nodes)
-        maxima = channel_maxima(program, context.batches, layers)
+        maxima = context.maxima.of(program, layers)
         rewrites, skips = 0, []
         for layer in layers:
             if layer in outputs or is_encoded_again(layer):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from edgewright.calibration.collect import ChannelMaxima
 from edgewright.pipeline.program import Program
 
 
@@ -39,10 +41,19 @@ class Context:
     batches: Sequence[Mapping[str, Tensor]] = field(default_factory=tuple)
     seed: int = 0
 
+    @cached_property
+    def maxima(self) -> ChannelMaxima:
+        """What the data reaches in each channel, kept from pass to pass while the values stay the same."""
+        return ChannelMaxima(self.batches)
+
 
 @runtime_checkable
 class Pass(Protocol):
-    """A frozen dataclass whose fields are its settings. It decides first (a plan: pure data), then edits."""
+    """A frozen dataclass whose fields are its settings. It decides first (a plan: pure data), then edits.
+
+    A pass may declare `keeps_values: ClassVar[bool] = True`: the nodes that it leaves in the graph compute what they
+    did, but for rounding.
+    """
 
     name: ClassVar[str]
     runs_after: ClassVar[tuple[str, ...]]

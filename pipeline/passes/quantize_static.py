@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import torch
-from torch.fx import Node
+from torch import Tensor
+from torch.fx import GraphModule, Node
 
 from edgewright.errors import CalibrationError, RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
@@ -62,9 +64,7 @@ class QuantizeStatic:
 
             annotator = Int8Annotator(wanted=self._wants, observer=self.observer)
             prepared = prepare_pt2e(program.module, annotator)
-            with torch.no_grad():
-                for batch in context.batches:
-                    prepared(*(batch[spec.name] for spec in program.inputs))
+            _calibrate(prepared, [[batch[spec.name] for spec in program.inputs] for batch in context.batches])
             converted = convert_pt2e(prepared, fold_quantize=True)
         program.module = converted
         _name_weights(program, names)
@@ -80,6 +80,24 @@ class QuantizeStatic:
         for pattern in self.modules.split("|"):
             if not any(fnmatchcase(path, pattern) for path in paths):
                 raise RecipeError("the pattern matches no module", got=pattern, expected=", ".join(sorted(paths)))
+
+
+def _calibrate(prepared: GraphModule, batches: Sequence[Sequence[Tensor]]) -> None:
+    """Run the data through the observers; those of constants have seen all with the first batch."""
+    constant = {
+        str(node.target)
+        for node in prepared.graph.find_nodes(op="call_module", sort=False)
+        if all(source.op == "get_attr" for source in node.all_input_nodes)
+    }
+    observers = [prepared.get_submodule(name) for name in constant]
+    with torch.no_grad():
+        prepared(*batches[0])
+        for observer in observers:
+            observer.forward = lambda value: value
+        for batch in batches[1:]:
+            prepared(*batch)
+    for observer in observers:
+        del observer.forward
 
 
 def _separate_shared_weights(program: Program) -> None:

@@ -61,6 +61,7 @@ def run_passes(
     work = program.clone()
     work.erase_dead()  # what is dead already is no pass's doing
     ran: list[Ran] = []
+    context.maxima.forget()
     for step in passes:
         progress(step.name)
         before = work.graph.python_code("self").src
@@ -70,6 +71,8 @@ def run_passes(
             changed = work.graph.python_code("self").src != before
             if changed or report.rewrites:  # what was left alone was verified before
                 _verify(work, step)
+                if not getattr(step, "keeps_values", False):
+                    context.maxima.forget()
         except EdgewrightError:
             raise
         except Exception as error:

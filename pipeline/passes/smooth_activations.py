@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from edgewright.calibration.collect import channel_maxima
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.encoded_values import encoded_values
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call, is_floating
@@ -36,13 +35,14 @@ class SmoothActivations:
 
     name: ClassVar[str] = "smooth-activations"
     runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "drop-identities")
+    keeps_values: ClassVar[bool] = True
     strength: float = 0.8
     outlier_ratio: float = 3.0
 
     def run(self, program: Program, context: Context) -> PassReport:
         groups = _readers_by_input(program)
         encoded = encoded_values(program.graph)
-        maxima = channel_maxima(program, context.batches, groups)
+        maxima = context.maxima.of(program, groups)
         rewrites, skips = 0, []
         for source, layers in groups.items():
             if source in encoded:

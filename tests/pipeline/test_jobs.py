@@ -18,6 +18,7 @@ import pytest
 import edgewright
 from edgewright.errors import LoweringError
 from edgewright.pipeline import jobs
+from edgewright.pipeline.early_workers import EarlyWorkers
 from tests.small_release import (
     Tiny,
     contents,
@@ -73,6 +74,30 @@ def test_a_worker_imports_what_its_target_needs_while_it_waits(tmp_path: Path) -
     assert other._process.stdin is not None
     other._process.stdin.close()
     assert other._process.wait(60) == 1
+
+
+def test_early_workers_start_in_turn_and_outlive_the_thread_that_started_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that never gets ready holds the others up; a job that is taken before its turn starts at once."""
+    use_worker(
+        monkeypatch,
+        tmp_path,
+        'case "$JOB" in *first) touch "$JOB/ready";; esac\nread go; echo "{}" > "$JOB/result.json"',
+    )
+    folders = [tmp_path / name for name in ("first", "second", "third", "fourth")]
+    early = EarlyWorkers(dict.fromkeys(folders, "onnx"))
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "second").exists():
+        assert time.monotonic() < deadline, "the second never started"
+        time.sleep(0.02)
+    time.sleep(0.3)
+    assert not (tmp_path / "third").exists(), "the second is not ready"
+    assert early.take(folders[3]).run("deliver", Nothing(), 20) == {}
+    assert early.take(folders[0]).run("deliver", Nothing(), 20) == {}
+    early.close()
+    assert not (tmp_path / "third").exists()
+    jobs.stop_jobs()
 
 
 def test_a_worker_that_exits_with_0_and_no_result_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

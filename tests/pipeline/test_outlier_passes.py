@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import edgewright as ew
+from edgewright.calibration import collect as calibration_collect
 from edgewright.errors import TargetError
 from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.passes.balance_outputs import BalanceOutputs
-from edgewright.pipeline.passes.base import Context
+from edgewright.pipeline.passes.base import Context, PassReport
 from edgewright.pipeline.passes.convert_fp16 import ConvertFp16
 from edgewright.pipeline.passes.encoded_values import encoded_values
+from edgewright.pipeline.passes.graph import add_constant
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.passes.smooth_activations import SmoothActivations
 from edgewright.pipeline.program import Program
@@ -212,3 +216,49 @@ def test_integer_outer_ports_are_refused_where_a_format_has_none(tmp_path: Path)
     program, _ = program_of(nn.ReLU(), 1, 4)
     with pytest.raises(TargetError, match="integer_boundary"):
         ew.lower(program, "onnx", tmp_path, integer_boundary=True)
+
+
+def test_smoothing_and_balancing_share_one_run_over_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, batches = program_of(Block(), 4, 16)
+    runs: list[int] = []
+    collect = calibration_collect._collect
+    monkeypatch.setattr(calibration_collect, "_collect", lambda *args: runs.append(1) or collect(*args))
+    context = Context(batches)
+    together = run_passes(program, [SmoothActivations(), BalanceOutputs()], context).program
+    assert len(runs) == 1
+    smoothed = run_passes(program, [SmoothActivations()], context).program
+    apart = run_passes(smoothed, [BalanceOutputs()], context).program
+    assert len(runs) == 3, "another run of passes, perhaps of another program, starts anew"
+    for name, value in apart.run(batches[0]).items():
+        assert sqnr_db(value.numpy(), together.run(batches[0])[name].numpy()) > 100
+    assert len(list(apart.graph.nodes)) == len(list(together.graph.nodes))
+
+
+def test_maxima_are_forgotten_where_a_pass_changes_the_values() -> None:
+    program, batches = program_of(Block(), 4, 16)
+
+    @dataclass(frozen=True)
+    class DoubleNorm:
+        name: ClassVar[str] = "double-norm"
+        runs_after: ClassVar[tuple[str, ...]] = ()
+
+        def run(self, program: Program, context: Context) -> PassReport:
+            (norm,) = program.graph.find_nodes(op="call_function", target=aten.layer_norm.default)
+            norm.update_arg(2, add_constant(program, "doubled", program.tensor(norm.args[2]) * 2, norm))
+            return PassReport(1)
+
+    context = Context(batches)
+    found = []
+
+    @dataclass(frozen=True)
+    class Look:
+        name: ClassVar[str] = "look"
+        runs_after: ClassVar[tuple[str, ...]] = ()
+
+        def run(self, program: Program, context: Context) -> PassReport:
+            (norm,) = program.graph.find_nodes(op="call_function", target=aten.layer_norm.default)
+            found.append(context.maxima.of(program, [norm])[norm])
+            return PassReport(0)
+
+    run_passes(program, [Look(), DoubleNorm(), Look()], context)
+    assert found[1][3] > 1.9 * found[0][3]
