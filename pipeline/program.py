@@ -299,10 +299,18 @@ def _convolve_padded(operation: Callable[..., Tensor], axes: int) -> Callable[..
     return convolve
 
 
+def _mean_of_image(data: Tensor, output_size: Sequence[int]) -> Tensor:
+    """An average over whole images as a mean: some integer kernels of pooling have one scale for input and output."""
+    if list(output_size) != [1, 1] and list(output_size) != [1]:
+        return NotImplemented
+    return data.mean((-2, -1), keepdim=True)
+
+
 DECOMPOSITIONS: dict[torch._ops.OperatorBase, Callable[..., Any]] = {
     aten.conv1d.padding: _convolve_padded(aten.conv1d.default, 1),
     aten.conv2d.padding: _convolve_padded(aten.conv2d.default, 2),
     aten.conv3d.padding: _convolve_padded(aten.conv3d.default, 3),
+    aten.adaptive_avg_pool2d.default: _mean_of_image,
 }
 
 

@@ -200,6 +200,20 @@ def test_what_only_moves_values_shares_its_inputs_encoding(move: Callable[[Tenso
     assert encoding(found[0]) == encoding(found[0].args[0]) is not None
 
 
+def test_an_average_over_whole_images_has_an_encoding_of_its_own() -> None:
+    """Averages reach a fraction of what the pixels do: in the pixels' steps, little of them would be left."""
+    torch.manual_seed(0)
+    net = Net(lambda self, x: F.adaptive_avg_pool2d(self.conv(x), 1), conv=nn.Conv2d(3, 4, 3))
+    program = compress(net, images())
+    (mean,) = nodes(program, aten.mean.dim)
+    before, after = encoding(mean.args[0]), encoding(mean)
+    assert before is not None and after is not None
+    assert after[0] < before[0] / 2
+    parts = Net(lambda self, x: F.adaptive_avg_pool2d(self.conv(x), 2), conv=nn.Conv2d(3, 4, 3))
+    (pool,) = nodes(compress(parts, images()), aten.adaptive_avg_pool2d.default)
+    assert encoding(pool) == encoding(pool.args[0]) is not None
+
+
 def test_padding_with_another_value_than_zero_is_not_forced_into_the_encoding() -> None:
     torch.manual_seed(0)
     net = Net(lambda self, x: F.pad(self.conv(x), (1, 1), value=1e4), conv=nn.Conv2d(3, 4, 3))
