@@ -13,7 +13,8 @@ from edgewright.errors import RecipeError, did_you_mean
 GRAMMAR = re.compile(
     r"(?P<float>fp32|fp16)|p(?P<palette>[1-8])|w(?P<weight>2|4|8)(?:a(?P<activation>8|16)(?P<dynamic>-dynamic)?|g(?P<group>\d+))?"
 )
-AVAILABLE = ("fp32", "fp16", "w8a8")
+WEIGHT_ONLY = ("w8", "w4", "w4g32", "w4g64", "w4g128", "w2g32")
+AVAILABLE = ("fp32", "fp16", "w8a8", *WEIGHT_ONLY)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,11 +194,19 @@ class Program:
         return sum(tensor.numel() for tensor in found.values())
 
     def weight_bytes(self) -> dict[str, int]:
-        """Bytes of the constants that the graph reads, by dtype; a tensor read twice counts once."""
+        """Bytes of the constants that the graph reads, by dtype; a tensor read twice counts once.
+
+        Integers of fewer than 8 bits, which the graph keeps in int8, count as what they need: "int4", "int2".
+        """
         sizes: dict[str, int] = {}
-        for tensor in {id(tensor): tensor for _, tensor in self.constants()}.values():
-            name = dtype_name(tensor.dtype)
-            sizes[name] = sizes.get(name, 0) + tensor.numel() * tensor.element_size()
+        for node, tensor in {id(tensor): (node, tensor) for node, tensor in self.constants()}.values():
+            name, bits = dtype_name(tensor.dtype), 8 * tensor.element_size()
+            for user in node.users:
+                if "dequantize" in str(user.target) and user.args[0] is node and tensor.dtype == torch.int8:
+                    lowest, highest = [arg for arg in user.args if isinstance(arg, int)][-2:]
+                    bits = (highest - lowest).bit_length()
+                    name = f"int{bits}"
+            sizes[name] = sizes.get(name, 0) + (tensor.numel() * bits + 7) // 8
         return sizes
 
     def erase_dead(self) -> None:
@@ -220,11 +229,20 @@ class Program:
         path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], dims: tuple[Dim, ...] = ()
     ) -> Program:
         """Read what `save` wrote. Only for files that this process's own run made: loading can execute code."""
+        if _uses_torchao(path):
+            import torchao.quantization.quant_primitives  # noqa: F401  (registers its operations)
         exported = torch.export.load(path)
         module = flat_module(exported)
         if dims:
             keep_open(module)
         return Program(module, inputs, outputs, tuple(exported.example_inputs[0]), dims)
+
+
+def _uses_torchao(path: Path) -> bool:
+    """Whether a saved program has operations of torchao, which takes seconds to import."""
+    with zipfile.ZipFile(path) as archive:
+        graphs = [name for name in archive.namelist() if "/models/" in name and name.endswith(".json")]
+        return any(b"torchao" in archive.read(name) for name in graphs)
 
 
 def symbols_of(placeholders: Iterable[Node], shapes: Iterable[Shape]) -> dict[Any, str]:

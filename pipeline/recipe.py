@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.errors import RecipeError, did_you_mean
-from edgewright.pipeline.encoding import Scheme
+from edgewright.pipeline.encoding import WEIGHT_ONLY, Scheme
 from edgewright.pipeline.passes.base import Pass
 
 Recipe = str | Path | Sequence[Mapping[str, Any]]
@@ -31,6 +31,7 @@ PASSES = {
     "lower-ranks": "edgewright.pipeline.passes.lower_ranks:LowerRanks",
     "move-patches": "edgewright.pipeline.passes.move_patches:MovePatches",
     "quantize-static": "edgewright.pipeline.passes.quantize_static:QuantizeStatic",
+    "quantize-weights": "edgewright.pipeline.passes.quantize_weights:QuantizeWeights",
     "round-biases": "edgewright.pipeline.passes.round_biases:RoundBiases",
     "select-parts": "edgewright.pipeline.passes.select_parts:SelectParts",
     "smooth-activations": "edgewright.pipeline.passes.smooth_activations:SmoothActivations",
@@ -62,8 +63,9 @@ SCHEMES = {
         "quantize-static",
         "round-biases",
     ),
+    **dict.fromkeys(WEIGHT_ONLY, ("quantize-weights",)),
 }
-SETTABLE = ("convert-fp16", "quantize-static")
+SETTABLE = ("convert-fp16", "quantize-static", "quantize-weights")
 
 
 def pass_names() -> tuple[str, ...]:
@@ -127,7 +129,15 @@ def _expand(entry: Mapping[str, Any]) -> list[Pass]:
     if name != "quantize":
         return [_make(name, settings)]
     scheme = Scheme.parse(str(settings.pop("scheme", "")))
-    return [_make(step, settings if step in SETTABLE else {}) for step in SCHEMES[scheme.name]]
+    fixed = {"quantize-weights": {"bits": scheme.weight_bits, "group": scheme.group or 0}}
+    for step in SCHEMES[scheme.name]:
+        if taken := sorted(set(settings) & set(fixed.get(step, {}))):
+            raise RecipeError(
+                "the scheme says this already", got=", ".join(taken), expected=f"scheme = {scheme.name!r}"
+            )
+    return [
+        _make(step, {**settings, **fixed.get(step, {})} if step in SETTABLE else {}) for step in SCHEMES[scheme.name]
+    ]
 
 
 def _make(name: str, settings: Mapping[str, Any]) -> Pass:

@@ -10,6 +10,7 @@ from torch.fx import Node
 
 from edgewright.pipeline.passes.base import Context, PassReport
 from edgewright.pipeline.passes.graph import add_constant, insert_call
+from edgewright.pipeline.passes.stored_integers import stored_weight
 from edgewright.pipeline.program import Program
 
 quantized = torch.ops.quantized_decomposed
@@ -24,6 +25,7 @@ class UnfoldWeights:
     """Given: dequantize(q). Result: dequantize(quantize(w)) with w = dequantize(q), which rounds back to the same q.
 
     LiteRT's converter recognizes quantized layers only in this form; from stored integers it makes a float file.
+    Weights of layers that compute in float are left alone: they are stored by `targets/tflite/pack.py`.
     """
 
     name: ClassVar[str] = "unfold-weights"
@@ -35,9 +37,12 @@ class UnfoldWeights:
             stored = node.args[0] if node.args else None
             if node.target not in QUANTIZE or not isinstance(stored, Node) or stored.op != "get_attr":
                 continue
+            weight = stored_weight(program, node)
+            if weight is not None and weight.is_weight_only:
+                continue
             arguments = torch.fx.node.map_arg(node.args, program.tensor)
-            weight = add_constant(program, f"{stored.target}_float", node.target(*arguments), node)
-            again = insert_call(program, node, QUANTIZE[node.target], weight, *node.args[1:])
+            floats = add_constant(program, f"{stored.target}_float", node.target(*arguments), node)
+            again = insert_call(program, node, QUANTIZE[node.target], floats, *node.args[1:])
             node.update_arg(0, again)
             rewrites += 1
         return PassReport(rewrites)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,14 +14,16 @@ if TYPE_CHECKING:
     from edgewright.pipeline.program import Program
 
 PACKAGE = "model.mlpackage"
+FIRST = frozenset({"fp32", "fp16", "w8"})
+BLOCKS = frozenset({"w4", "w4g32", "w4g64", "w4g128"})
 LEVELS = (
-    Level({"iOS": "16", "macOS": "13"}, {"spec": 7}, frozenset({"fp32", "fp16"})),
-    Level({"iOS": "17", "macOS": "14"}, {"spec": 8}, frozenset({"fp32", "fp16", "w8a8"})),
-    Level({"iOS": "18", "macOS": "15"}, {"spec": 9}, frozenset({"fp32", "fp16", "w8a8"})),
+    Level({"iOS": "16", "macOS": "13"}, {"spec": 7}, FIRST),
+    Level({"iOS": "17", "macOS": "14"}, {"spec": 8}, FIRST | {"w8a8"}),
+    Level({"iOS": "18", "macOS": "15"}, {"spec": 9}, FIRST | {"w8a8"} | BLOCKS),
 )
 DEFAULT = LEVELS[1]
 CAPABILITIES = Capabilities(
-    schemes=DEFAULT.schemes,
+    schemes=LEVELS[-1].schemes,
     minimum=DEFAULT.minimum,
     tolerance_db=80.0,
     half_tolerance_db=40.0,
@@ -37,7 +41,7 @@ class CoremlTarget:
     modules: ClassVar[tuple[str, ...]] = ("coremltools",)
 
     def __init__(self, level: Level | None = None) -> None:
-        self.level = level or DEFAULT
+        self.named, self.level = level, level or DEFAULT
         self.capabilities = CAPABILITIES.at(level)
 
     def preload(self) -> None:
@@ -69,14 +73,18 @@ class CoremlTarget:
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
         """`lower` also refuses what coremltools has no converter for, once the program is in its form."""
+        from edgewright.targets.levels import too_old_for_few_bits
         from edgewright.targets.unsupported import COREML, refuse_nodes
 
-        return refuse_nodes(program, self.name, COREML)
+        old = too_old_for_few_bits(program, self.name, self.named, LEVELS)
+        return (*refuse_nodes(program, self.name, COREML), *old)
 
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
+        from edgewright.pipeline.passes.stored_integers import has_few_bits
         from edgewright.targets.coreml.lower import write_mlpackage
 
-        write_mlpackage(program, folder / PACKAGE, spec=self.level.format["spec"])
+        spec = LEVELS[-1].format["spec"] if has_few_bits(program) else self.level.format["spec"]
+        write_mlpackage(program, folder / PACKAGE, spec=spec)
         return self.find(folder)
 
     def find(self, folder: Path) -> Artifact:
@@ -88,7 +96,10 @@ class CoremlTarget:
         from edgewright.targets.coreml.inspect import inspect_mlpackage
 
         with at_largest(artifact.main) as main:
-            return inspect_mlpackage(main)
+            found = inspect_mlpackage(main)
+        stated = re.search(r"specification (\d+)", found.format)
+        fits = (level for level in LEVELS if stated and level.format["spec"] >= int(stated[1]))
+        return replace(found, minimum=next(fits, LEVELS[-1]).minimum)
 
     def open(self, artifact: Artifact, threads: int = 1) -> Session:
         from edgewright.targets.coreml.run import open_session

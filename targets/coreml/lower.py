@@ -15,6 +15,7 @@ from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.coreml.compact import share_constants
 from edgewright.targets.coreml.imports import import_coremltools
 from edgewright.targets.coreml.refusals import unknown_operations
+from edgewright.targets.coreml.weights import register_weights
 
 AUTHOR = "com.apple.CoreML"
 WRAPPED = "_wrapped_as_tensor_for_coreml"
@@ -35,6 +36,7 @@ def write_mlpackage(program: Program, path: Path, *, spec: int = 8) -> None:
     with quiet():
         ct = import_coremltools()
         half = "float16" in program.weight_bytes()
+        register_weights()
         exported = program.exported().run_decompositions({})
         refuse(unknown_operations(exported))
         converted = ct.convert(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,15 +20,17 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 PROTOBUF_LIMIT = 2**31
-SCHEMES = frozenset({"fp32", "fp16", "w8a8"})
+SCHEMES = frozenset({"fp32", "fp16", "w8a8", "w8"})
+BLOCKS = frozenset({"w4", "w4g32", "w4g64", "w4g128"})
 LEVELS = (  # ONNX Runtime 1.15 reads opset 19, too, but has no kernel for its DequantizeLinear
     Level({"onnxruntime": "1.15"}, {"opset": 18, "ir": 8}, SCHEMES),
     Level({"onnxruntime": "1.16"}, {"opset": 19, "ir": 9}, SCHEMES),
     Level({"onnxruntime": "1.17"}, {"opset": 20, "ir": 9}, SCHEMES),
+    Level({"onnxruntime": "1.20"}, {"opset": 21, "ir": 10}, SCHEMES | BLOCKS),
 )
 DEFAULT = LEVELS[2]
 CAPABILITIES = Capabilities(
-    schemes=SCHEMES,
+    schemes=LEVELS[-1].schemes,
     minimum=DEFAULT.minimum,
     tolerance_db=80.0,
     runtimes=(
@@ -48,7 +52,7 @@ class OnnxTarget:
     modules: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
 
     def __init__(self, level: Level | None = None) -> None:
-        self.level = level or DEFAULT
+        self.named, self.level = level, level or DEFAULT
         self.capabilities = CAPABILITIES.at(level)
 
     def preload(self) -> None:
@@ -60,25 +64,39 @@ class OnnxTarget:
         from edgewright.pipeline.passes.absorb_activations import AbsorbActivations
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
         from edgewright.pipeline.passes.fold_constants import FoldConstants
+        from edgewright.pipeline.passes.gather_rows import GatherRows
         from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
         from edgewright.pipeline.passes.shift_activations import ShiftActivations
+        from edgewright.pipeline.passes.spell_out_weights import SpellOutWeights
         from edgewright.targets.onnx.rules import RULES
 
-        return DecomposeOperators(RULES), FoldConstants(), LookUpIntegers(), AbsorbActivations(), ShiftActivations()
+        return (
+            DecomposeOperators(RULES),
+            FoldConstants(),
+            LookUpIntegers(),
+            AbsorbActivations(),
+            ShiftActivations(),
+            GatherRows(),
+            SpellOutWeights(),
+        )
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
+        from edgewright.targets.levels import too_old_for_few_bits
         from edgewright.targets.unsupported import ONNX, refuse_nodes
 
         total = sum(program.weight_bytes().values())
         if total < PROTOBUF_LIMIT:
-            return refuse_nodes(program, self.name, ONNX)
+            old = too_old_for_few_bits(program, self.name, self.named, LEVELS)
+            return (*refuse_nodes(program, self.name, ONNX), *old)
         way_out = "compress the weights further, or export the model in parts"
         return (Refusal(self.name, "", "", f"{total} bytes of weights exceed protobuf's 2 GiB", way_out),)
 
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
+        from edgewright.targets.onnx.blocks import opset_for
         from edgewright.targets.onnx.lower import write_onnx
 
-        write_onnx(program, folder / FILE, opset=self.level.format["opset"])
+        wanted = min(self.level.format["opset"], DEFAULT.format["opset"])
+        write_onnx(program, folder / FILE, opset=opset_for(program, wanted))
         return self.find(folder)
 
     def find(self, folder: Path) -> Artifact:
@@ -89,7 +107,10 @@ class OnnxTarget:
         from edgewright.targets.onnx.inspect import inspect_onnx
 
         with at_largest(artifact.main) as main:
-            return inspect_onnx(main)
+            found = inspect_onnx(main)
+        stated = re.search(r"opset (\d+)", found.format)
+        fits = (level for level in LEVELS if stated and level.format["opset"] >= int(stated[1]))
+        return replace(found, minimum=next(fits, LEVELS[-1]).minimum)
 
     def open(self, artifact: Artifact, threads: int = 1) -> Session:
         from edgewright.pipeline.shapes import SHAPES

@@ -10,10 +10,11 @@ from typing import Any
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.shapes import SHAPES
+from edgewright.targets.onnx.blocks import pack_blocks, translations
 from edgewright.targets.onnx.norms import part_norms
 from edgewright.targets.onnx.pooling import pool_means
 
-FLOAT16 = 10  # onnx.TensorProto.FLOAT16
+INT8, FLOAT16 = 3, 10  # onnx.TensorProto's
 
 
 def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bool = True) -> None:
@@ -21,9 +22,15 @@ def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bo
     import onnx
     import torch
 
+    known = translations(program)
     with quiet():
         exported = torch.onnx.export(
-            program.exported(), dynamo=True, verbose=False, opset_version=opset, optimize=False
+            program.exported(),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            optimize=False,
+            custom_translation_table=known,
         )
         if exported is None:
             raise RuntimeError("torch.onnx.export returned nothing")
@@ -35,6 +42,8 @@ def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bo
         part_norms(model)
     else:
         _drop_zero_points(model)
+    if known:
+        pack_blocks(model)
     _strip_traces(model)
     _state_versions(model, opset)
     if program.dims:
@@ -44,7 +53,7 @@ def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bo
 
 
 def _optimize(model: Any) -> None:
-    """What torch.onnx.export does by default, except that float16 weights are not folded into float32 ones.
+    """What torch.onnx.export does by default, except that stored weights are not folded into float32 ones.
 
     Layers that share a weight (ALBERT's) share its transposed form, too, whatever its size.
     """
@@ -52,8 +61,8 @@ def _optimize(model: Any) -> None:
     from onnx_ir.passes.common import DeduplicateInitializersPass
 
     def folds(node: Any) -> bool | None:
-        halves = any(value is not None and value.dtype == FLOAT16 for value in node.inputs)
-        return False if node.op_type == "Cast" and halves else None
+        stored = any(value is not None and value.dtype in (INT8, FLOAT16) for value in node.inputs)
+        return False if node.op_type == "Cast" and stored else None
 
     onnxscript.optimizer.optimize_ir(model, should_fold=folds)
     onnxscript.rewriter.onnx_fusions.fuse(model)

@@ -8,13 +8,15 @@ from xml.etree.ElementTree import Element
 
 from edgewright.pipeline.shapes import SHAPES
 
+KEPT_NOTES = (SHAPES, "runtime_options")
+
 
 def compact_xml(path: Path, names: set[str]) -> None:
     """Rewrite an .xml file in place, without a change to the graph that it states.
 
-    Dropped: indentation; the converter's notes; the shapes of input ports, which repeat those of the outputs; the
-    tensor names of inner values (all but `names`, the model's own); constants that read the same bytes of the .bin in
-    the same form, down to one (every FakeQuantize repeats its range for input and output).
+    Dropped: indentation; the converter's notes, but for what the runtime reads; the shapes of input ports, which repeat
+    those of the outputs; the tensor names of inner values (all but `names`, the model's own); constants that read the
+    same bytes of the .bin in the same form, down to one (every FakeQuantize repeats its range for input and output).
     """
     tree = ElementTree.parse(path)
     root = tree.getroot()
@@ -23,7 +25,7 @@ def compact_xml(path: Path, names: set[str]) -> None:
         if element.text is not None and not element.text.strip():
             element.text = None
     for notes in root.findall("rt_info"):
-        for note in [note for note in notes if note.tag != SHAPES]:
+        for note in [note for note in notes if note.tag not in KEPT_NOTES]:
             notes.remove(note)
         if not len(notes):
             root.remove(notes)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FILE = "model.tflite"
 FLATBUFFER_LIMIT = 2**31
-SCHEMES = frozenset({"fp32", "fp16", "w8a8"})
+SCHEMES = frozenset({"fp32", "fp16", "w8a8", "w8", "w4", "w4g32", "w4g64", "w4g128"})
 RUN = Path(__file__).with_name("run.py")
 LEVELS = tuple(Level({name: version}, {"schema": 3}, SCHEMES) for name, version, _ in RELEASES)
 CAPABILITIES = Capabilities(
@@ -52,11 +52,21 @@ class TfliteTarget:
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
         from edgewright.pipeline.passes.fold_constants import FoldConstants
         from edgewright.pipeline.passes.gather_booleans import GatherBooleans
+        from edgewright.pipeline.passes.gather_rows import GatherRows
+        from edgewright.pipeline.passes.keep_weights import KeepWeights
         from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
         from edgewright.pipeline.passes.unfold_weights import UnfoldWeights
         from edgewright.targets.tflite.rules import RULES
 
-        return DecomposeOperators(RULES), FoldConstants(), LookUpIntegers(), GatherBooleans(), UnfoldWeights()
+        return (
+            DecomposeOperators(RULES),
+            FoldConstants(),
+            LookUpIntegers(),
+            GatherBooleans(),
+            GatherRows(),
+            KeepWeights(),
+            UnfoldWeights(),
+        )
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
         from edgewright.targets.unsupported import TFLITE, refuse_nodes

@@ -20,7 +20,7 @@ def halve_constants(content: bytes, minimum_elements: int = 256) -> bytes:
     halves: dict[int, int] = {}  # a buffer that several graphs read is halved once
     for graph in model.subgraphs:
         _halve(schema, model, graph, halves, minimum_elements)
-    for buffer in _unused_buffers(model):
+    for buffer in unused_buffers(model):
         buffer.data = None
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
@@ -54,7 +54,7 @@ def _halve(schema: Any, model: Any, graph: Any, halves: dict[int, int], minimum_
     graph.operators = [*added, *graph.operators]
 
 
-def _unused_buffers(model: Any) -> list[Any]:
+def unused_buffers(model: Any) -> list[Any]:
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or ()}
     return [buffer for place, buffer in enumerate(model.buffers) if place not in used]

@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgewright.pipeline.passes.graph import add_constant
+from edgewright.pipeline.passes.graph import replace as replace_node
+from edgewright.pipeline.passes.stored_integers import StoredIntegers, stored_weights
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.shapes import SHAPES, OpenShapes
 from edgewright.targets.tflite.boundary import restore_boundary
 from edgewright.targets.tflite.halve import halve_constants
+from edgewright.targets.tflite.pack import pack_weights
 
 
 def write_tflite(
@@ -23,6 +27,8 @@ def write_tflite(
         programs: by name of signature; one program, or one at several sizes.
         shapes: the inputs as they were before their sizes were fixed.
     """
+    stored = {weight.name: weight for program in programs.values() for weight in _weight_only(program)}
+    floated = {name: _with_float_weights(program) for name, program in programs.items()} if stored else programs
     with quiet():
         import litert_torch
         from litert_torch import progress
@@ -35,7 +41,7 @@ def write_tflite(
         shown, progress.config.show_progress = progress.config.show_progress, False
         try:
             converter: Any = litert_torch
-            for name, program in programs.items():
+            for name, program in floated.items():
                 named = {spec.name: tensor for spec, tensor in zip(program.inputs, program.example, strict=True)}
                 converter = converter.signature(name, program.module.eval(), sample_kwargs=named)
             converted = converter.convert(quant_config=QuantConfig(pt2e_quantizer=static))
@@ -44,9 +50,28 @@ def write_tflite(
             progress.config.show_progress = shown
     notes = {SHAPES: replace(shapes, listed=True).text()} if shapes.dims else {}
     content = restore_boundary(content, program.inputs, program.outputs, integer=integer_boundary, notes=notes)
+    if stored:
+        content = pack_weights(content, stored.values())
     path.write_bytes(halve_constants(content) if "float16" in program.weight_bytes() else content)
 
 
 def _export(converted: object, path: Path) -> bytes:
     converted.export(str(path))  # type: ignore[attr-defined]
     return path.read_bytes()
+
+
+def _weight_only(program: Program) -> list[StoredIntegers]:
+    return [weight for weight in stored_weights(program) if weight.is_weight_only]
+
+
+def _with_float_weights(program: Program) -> Program:
+    """The same with weight-only integers restored: the converter would compute that in the file."""
+    work = program.clone()
+    for weight in _weight_only(work):
+        scales = weight.scales
+        for axis, width in enumerate(weight.block):
+            scales = scales.repeat_interleave(width, axis)
+        value = weight.integers.to(scales.dtype) * scales
+        replace_node(weight.node, add_constant(work, f"{weight.name}_restored", value, weight.node))
+    work.erase_dead()
+    return work

@@ -1,0 +1,77 @@
+"""Weights that stand in a graph as integers: `dequantize_per_channel`, or torchao's `dequantize_affine` of few bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.fx import Node
+
+from edgewright.pipeline.program import Program
+
+BLOCKS = "torchao.dequantize_affine.default"  # by name: torchao takes seconds to import
+PER_CHANNEL = "quantized_decomposed.dequantize_per_channel.default"
+
+
+@dataclass(frozen=True)
+class StoredIntegers:
+    """The operands of such a node: the weight is integers * scales, a scale for each block, without zero points.
+
+    Args:
+        name: of the constant with the integers.
+        integers: int8, any shape; block: its size along each axis; scales: float32, one a block, with as many axes.
+        lowest, highest: what the integers may be.
+    """
+
+    node: Node
+    name: str
+    integers: Tensor
+    block: tuple[int, ...]
+    scales: Tensor
+    lowest: int
+    highest: int
+
+    @property
+    def bits(self) -> int:
+        return (self.highest - self.lowest).bit_length()
+
+    @property
+    def is_weight_only(self) -> bool:
+        """Whether what reads it computes in float."""
+        return not any(
+            isinstance(arg, Node) and arg is not self.node and "dequantize" in str(arg.target)
+            for user in self.node.users
+            for arg in user.args[:2]
+        )
+
+
+def stored_weight(program: Program, node: object) -> StoredIntegers | None:
+    """What a node restores, if it is such a node with a constant and without zero points."""
+    if not isinstance(node, Node) or node.op != "call_function" or str(node.target) not in (BLOCKS, PER_CHANNEL):
+        return None
+    source, scale = node.args[0], node.args[2] if str(node.target) == BLOCKS else node.args[1]
+    if not isinstance(source, Node) or source.op != "get_attr" or not isinstance(scale, Node):
+        return None
+    integers, scales = program.tensor(source), program.tensor(scale)
+    if str(node.target) == BLOCKS:
+        block, zero_point, lowest, highest = node.args[1], node.args[3], node.args[5], node.args[6]
+        widths = tuple(block)  # type: ignore[arg-type]
+    else:
+        zero_point, axis, lowest, highest = node.args[2:6]
+        widths = tuple(1 if place == axis else size for place, size in enumerate(integers.shape))
+        scales = scales.reshape([-1 if place == axis else 1 for place in range(integers.dim())])
+    if isinstance(zero_point, Node) and bool(program.tensor(zero_point).any()):
+        return None
+    assert isinstance(lowest, int) and isinstance(highest, int), "by schema"
+    return StoredIntegers(node, str(source.target), integers, widths, scales, lowest, highest)
+
+
+def stored_weights(program: Program) -> list[StoredIntegers]:
+    """Every weight that stands so in the graph, in order."""
+    found = (stored_weight(program, node) for node in program.graph.nodes)
+    return [stored for stored in found if stored is not None]
+
+
+def has_few_bits(program: Program) -> bool:
+    """Whether a weight is stored with fewer than 8 bits, or in groups."""
+    return any(str(node.target) == BLOCKS for node in program.graph.nodes if node.op == "call_function")

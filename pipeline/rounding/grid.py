@@ -1,0 +1,69 @@
+"""Grids of integers: which numbers a weight may become, and the scales that fit them to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SMALLEST_SCALE = 2.0**-24
+SHRINKS = torch.linspace(1.0, 0.3, 36)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Signed integers of `bits` bits, with one scale for each group of columns of each row.
+
+    Args:
+        bits: 2 to 8.
+        group: columns that share a scale; 0: all of a row. It has to divide the columns.
+        search: take the scale with the least squared error among some below max|w| / m, not that one itself.
+    """
+
+    bits: int
+    group: int = 0
+    search: bool = False
+
+    @property
+    def highest(self) -> int:
+        return int(2 ** (self.bits - 1) - 1)
+
+    @property
+    def lowest(self) -> int:
+        """8 bits leave -128 out, as activations' partners in integer products; fewer bits cannot afford that."""
+        return -self.highest - (self.bits < 8)
+
+    def width(self, columns: int) -> int:
+        return self.group or columns
+
+    def scales(self, weight: Tensor, importance: Tensor | None = None) -> Tensor:
+        """Of a weight, float32 (rows, columns): float32 (rows, columns / group), always > 0.
+
+        s = max|w| / m with m = 2**(bits - 1) - 1, or with `search` the multiple of it in [0.3, 1] whose rounding has
+        the least squared error, each column weighted by `importance`, float32 (columns,).
+        Source: Krishnamoorthi 2018, arXiv:1806.08342, section 2.2; the search as in Lin 2024, arXiv:2306.00978.
+        """
+        rows, columns = weight.shape
+        blocks = weight.reshape(rows, -1, self.width(columns))
+        largest = (blocks.abs().amax(2) / self.highest).clamp(min=SMALLEST_SCALE)
+        if not self.search:
+            return largest
+        matters = torch.ones(columns) if importance is None else importance
+        matters = matters.reshape(1, -1, self.width(columns))
+        best, least = largest, torch.full_like(largest, torch.inf)
+        for shrink in SHRINKS:
+            tried = largest * shrink
+            steps = torch.clamp(torch.round(blocks / tried[..., None]), self.lowest, self.highest)
+            error = ((blocks - steps * tried[..., None]).square() * matters).sum(2)
+            best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
+        return best
+
+    def round(self, weight: Tensor, scales: Tensor) -> Tensor:
+        """The nearest integers: int8, shaped like `weight`."""
+        steps = torch.round(weight / self.spread(scales, weight.shape[1]))
+        return torch.clamp(steps, self.lowest, self.highest).to(torch.int8)
+
+    def spread(self, scales: Tensor, columns: int) -> Tensor:
+        """A scale for each weight: (rows, columns)."""
+        return scales.repeat_interleave(self.width(columns), 1)

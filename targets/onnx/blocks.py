@@ -1,0 +1,92 @@
+"""Weights of few bits in ONNX: DequantizeLinear with a scale for each block, over integers at their packed size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from edgewright.pipeline.passes.stored_integers import has_few_bits
+from edgewright.pipeline.program import Program
+
+OPSET = 21  # the first with 4-bit integers and blocks
+INT8, INT4 = 3, 22  # onnx.TensorProto's
+RESTORING = ("DequantizeLinear", "Cast")
+
+
+def opset_for(program: Program, opset: int) -> int:
+    """The opset that a program's file needs, `opset` at least."""
+    return max(opset, OPSET) if has_few_bits(program) else opset
+
+
+def translations(program: Program) -> dict[Any, Callable[..., Any]]:
+    """What torch's exporter needs to know about such weights; empty where there are none."""
+    if not has_few_bits(program):
+        return {}
+    import torch
+    from onnxscript import opset21
+
+    def dequantize(integers: Any, block: Any, scales: Any, *_: Any, **__: Any) -> Any:
+        shape = list(integers.shape)
+        split = [axis for axis, (size, width) in enumerate(zip(shape, block, strict=True)) if 1 < width < size]
+        if split:
+            return opset21.DequantizeLinear(integers, scales, axis=split[0], block_size=int(block[split[0]]))
+        kept = next((axis for axis, width in enumerate(block) if width == 1 and shape[axis] > 1), 0)
+        flat = opset21.Reshape(scales, opset21.Constant(value_ints=[-1]))
+        return opset21.DequantizeLinear(integers, flat, axis=kept)
+
+    return {torch.ops.torchao.dequantize_affine.default: dequantize}
+
+
+def pack_blocks(model: Any) -> None:
+    """Store the integers at their packed size, and transposed where a product reads them so.
+
+    Given: Transpose(DequantizeLinear(q, s)). Result: DequantizeLinear(q^T, s^T): what ONNX Runtime fuses with a MatMul
+    to MatMulNBits, and otherwise computes anew in each run.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    graph = model.graph
+    constants = {value.name: value for value in graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in graph.output}
+    for node in [node for node in graph.node if node.op_type in RESTORING and node.input[0] in constants]:
+        stored = constants[node.input[0]]
+        if stored.data_type != INT8 or len(node.input) > 2:
+            continue
+        users = readers.get(node.output[0], [])
+        turned = [user for user in users if user.op_type == "Transpose"]
+        alone = len(readers[stored.name]) == 1 and node.output[0] not in outputs
+        if (
+            node.op_type == "DequantizeLinear"
+            and alone
+            and users
+            and len(turned) == len(users)
+            and len(stored.dims) == 2
+        ):
+            _turn(node, constants)
+            for user in turned:
+                for reader in readers.get(user.output[0], []):
+                    reader.input[:] = [node.output[0] if name == user.output[0] else name for name in reader.input]
+                graph.node.remove(user)
+        values = numpy_helper.to_array(stored)
+        if values.size and values.min() >= -8 and values.max() <= 7:
+            halves = np.zeros(values.size + values.size % 2, np.uint8)
+            halves[: values.size] = values.reshape(-1).astype(np.uint8) & 15
+            stored.raw_data, stored.data_type = (halves[0::2] | (halves[1::2] << 4)).tobytes(), INT4
+    del graph.value_info[:]  # of values whose dtype or shape changed: inferred anew by whoever needs them
+
+
+def _turn(node: Any, constants: dict[str, Any]) -> None:
+    from onnx import numpy_helper
+
+    for name in node.input:
+        value = numpy_helper.to_array(constants[name])
+        if value.ndim == 2:
+            constants[name].CopyFrom(numpy_helper.from_array(value.T.copy(), name))
+    for attribute in node.attribute:
+        if attribute.name == "axis":
+            attribute.i = 1 - attribute.i % 2

@@ -1,0 +1,159 @@
+"""Store weights as the integers that the program has them in, in a file that was converted with float ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgewright.errors import LoweringError
+from edgewright.pipeline.passes.stored_integers import StoredIntegers
+
+# How the converter may have turned a weight, by its number of axes: output channels first, inputs last.
+TURNS = {
+    2: ((0, 1), (1, 0)),
+    3: ((0, 2, 1), (1, 2, 0), (0, 1, 2)),
+    4: ((0, 2, 3, 1), (1, 2, 3, 0), (2, 3, 1, 0), (0, 1, 2, 3)),
+}
+
+
+@dataclass(frozen=True)
+class _Found:
+    stored: StoredIntegers
+    integers: np.ndarray[Any, Any]  # as the file has the weight, flat
+    channels: tuple[int, ...]  # the file's order of the weight's axes
+
+
+def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
+    """Edit every subgraph: the constants that hold restored weights become integers again.
+
+    Linear layers of 4 bits read them directly: LiteRT's kernels for that round each row of activations to 8 bits, which
+    is little beside the weights' own rounding. Everything else gets a DEQUANTIZE, computed once when the file is
+    opened. The converter keeps no names; a constant is known by its values.
+
+    Raises:
+        LoweringError: a weight is not in the file.
+    """
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    from edgewright.targets.tflite.halve import unused_buffers
+
+    weights = list(weights)
+    known = {key: found for stored in weights for key, found in _turned(stored)}
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    packed: dict[int, tuple[int, _Found]] = {}
+    for graph in model.subgraphs:
+        _pack(schema, model, graph, known, packed)
+    missing = {stored.name for stored in weights} - {found.stored.name for _, found in packed.values()}
+    if missing:
+        raise LoweringError(
+            "the converter changed weights that should have been stored as integers",
+            got=", ".join(sorted(missing)),
+            do="leave their modules out of the step, or deliver to another target",
+        )
+    for buffer in unused_buffers(model):
+        buffer.data = None
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _turned(stored: StoredIntegers) -> Iterable[tuple[bytes, _Found]]:
+    integers = stored.integers.numpy()
+    scales = stored.scales.numpy()
+    for axis, width in enumerate(stored.block):
+        scales = np.repeat(scales, width, axis)
+    floats = integers.astype(np.float32) * scales
+    for turn in TURNS[integers.ndim]:
+        yield _key(floats.transpose(turn)), _Found(stored, integers.transpose(turn).reshape(-1), turn)
+
+
+def _key(values: np.ndarray[Any, Any]) -> bytes:
+    return hashlib.sha256((values + np.float32(0)).tobytes()).digest()  # no negative zeros
+
+
+def _pack(
+    schema: Any, model: Any, graph: Any, known: dict[bytes, _Found], packed: dict[int, tuple[int, _Found]]
+) -> None:
+    from edgewright.targets.tflite.boundary import append_operator
+
+    added: list[Any] = []
+    for index, tensor in enumerate(list(graph.tensors)):
+        data = model.buffers[tensor.buffer].data
+        if tensor.type != schema.TensorType.FLOAT32 or data is None or not len(data):
+            continue
+        if tensor.buffer not in packed:
+            found = known.get(_key(np.frombuffer(bytes(data), np.float32)))
+            if found is None:
+                continue
+            packed[tensor.buffer] = len(model.buffers), found
+            model.buffers.append(_buffer(schema, _bytes(found.integers, found.stored.bits)))
+        place, found = packed[tensor.buffer]
+        direct = found.stored.bits < 8 and _reads_directly(schema, model, graph, index)
+        stored = tensor
+        if not direct:
+            stored = schema.TensorT()
+            stored.shape, stored.hasRank, stored.name = tensor.shape, True, tensor.name + b".stored"
+            tensor.buffer = 0
+            graph.tensors.append(stored)
+            added.append(
+                append_operator(schema, model, schema.BuiltinOperator.DEQUANTIZE, len(graph.tensors) - 1, index)
+            )
+        stored.type = schema.TensorType.INT8 if found.stored.bits == 8 else schema.TensorType.INT4
+        stored.buffer = place
+        stored.quantization = _parameters(schema, model, graph, tensor, found)
+    graph.operators = [*added, *graph.operators]
+
+
+def _reads_directly(schema: Any, model: Any, graph: Any, index: int) -> bool:
+    """Whether linear layers alone read a tensor, as their weight."""
+    readers = [operator for operator in graph.operators if index in list(operator.inputs)]
+    linear = schema.BuiltinOperator.FULLY_CONNECTED
+    return all(
+        model.operatorCodes[operator.opcodeIndex].builtinCode == linear and operator.inputs[1] == index
+        for operator in readers
+    )
+
+
+def _parameters(schema: Any, model: Any, graph: Any, tensor: Any, found: _Found) -> Any:
+    """A scale for each output channel; for each block of columns where there are several."""
+    stored, parameters = found.stored, schema.QuantizationParametersT()
+    scales = stored.scales.numpy()
+    split = [axis for axis, count in enumerate(scales.shape) if count > 1]
+    if len(split) == 2:
+        halves = scales.astype(np.float16)
+        values = schema.TensorT()
+        values.shape, values.hasRank, values.type = list(scales.shape), True, schema.TensorType.FLOAT16
+        values.name, values.buffer = tensor.name + b".scales", len(model.buffers)
+        model.buffers.append(_buffer(schema, halves.tobytes()))
+        graph.tensors.append(values)
+        details = schema.BlockwiseQuantizationT()
+        details.scales, details.zeroPoints, details.blockSize = len(graph.tensors) - 1, -1, stored.block[1]
+        parameters.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+        parameters.details, parameters.quantizedDimension = details, 0
+        return parameters
+    axis = split[0] if split else 0
+    place = found.channels.index(axis)
+    parameters.scale = scales.reshape(-1).astype(np.float32)
+    parameters.zeroPoint = np.zeros(scales.size, np.int64)
+    parameters.quantizedDimension = place + len(tensor.shape) - len(found.channels) if place else 0
+    return parameters
+
+
+def _buffer(schema: Any, data: bytes) -> Any:
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(data, np.uint8)
+    return buffer
+
+
+def _bytes(integers: np.ndarray[Any, Any], bits: int) -> bytes:
+    """int8 as it is; 4 bits two in a byte, the first in the low half."""
+    if bits == 8:
+        return integers.astype(np.int8).tobytes()
+    halves = np.zeros(integers.size + integers.size % 2, np.uint8)
+    halves[: integers.size] = integers.astype(np.uint8) & 15
+    return (halves[0::2] | (halves[1::2] << 4)).tobytes()

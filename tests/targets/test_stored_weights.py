@@ -1,0 +1,89 @@
+"""Weights of few bits in each format: stored at their size, and computing what the graph does."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import edgewright as ew
+from edgewright.errors import TargetError
+from edgewright.pipeline.metrics import sqnr_db
+from edgewright.pipeline.program import Program
+from edgewright.targets import get_target, require_runtime
+from tests.small_models import SMALL, captured
+
+SCHEMES = ("w8", "w4", "w4g32")
+TARGETS = ("coreml", "onnx", "openvino", "tflite")
+ROUNDED_ACTIVATIONS_DB = 27.0  # where a runtime's kernel for weights of few bits rounds activations, too
+
+
+@cache
+def compressed(model: str, scheme: str) -> Program:
+    return ew.compress(captured(model), [{"pass": "quantize", "scheme": scheme}]).program
+
+
+def skip_without(target: str) -> None:
+    try:
+        require_runtime(get_target(target))
+    except TargetError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("model", ["encoder", "cnn"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_file_stores_the_integers_and_computes_the_graph(
+    target: str, scheme: str, model: str, tmp_path: Path
+) -> None:
+    skip_without(target)
+    program = compressed(model, scheme)
+    artifact = ew.lower(program, target, tmp_path)
+    found = get_target(target).inspect(artifact).bytes_by_dtype
+    stated = program.weight_bytes()
+    assert sum(found.values()) <= 1.1 * sum(stated.values()) + 20_000
+    small = stated.get("int4", 0) + stated.get("int8", 0)
+    assert found.get("int4", 0) + found.get("int8", 0) >= small > 0
+    if scheme != "w8":
+        assert found["int4"] > 0
+    batches = SMALL[model].batches(4, seed=5)
+    with ew.open(artifact) as session:
+        for batch in batches:
+            got = session.run({name: value.numpy() for name, value in batch.items()})
+            for name, value in program.run(batch).items():
+                if value.is_floating_point():
+                    floor = 80.0 if scheme == "w8" or target == "coreml" else ROUNDED_ACTIVATIONS_DB
+                    assert sqnr_db(value.numpy(), got[name]) > floor, name
+
+
+@pytest.mark.parametrize(("target", "runtime"), [("onnx", "onnxruntime==1.17"), ("coreml", "iOS==17")])
+def test_an_older_runtime_is_refused_weights_of_few_bits(target: str, runtime: str, tmp_path: Path) -> None:
+    skip_without(target)
+    with pytest.raises(TargetError, match=r"came with .*name a newer runtime"):
+        ew.lower(compressed("encoder", "w4g32"), target, tmp_path, minimum=runtime)
+    ew.lower(compressed("encoder", "w8"), target, tmp_path, minimum=runtime)
+
+
+@pytest.mark.parametrize("target", ["onnx", "coreml"])
+def test_a_file_states_the_runtime_that_its_weights_need(target: str, tmp_path: Path) -> None:
+    skip_without(target)
+    found = [
+        get_target(target).inspect(ew.lower(compressed("encoder", scheme), target, tmp_path / scheme)).minimum
+        for scheme in ("w8", "w4")
+    ]
+    assert (
+        found
+        == {
+            "onnx": [{"onnxruntime": "1.17"}, {"onnxruntime": "1.20"}],
+            "coreml": [{"iOS": "17", "macOS": "14"}, {"iOS": "18", "macOS": "15"}],
+        }[target]
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_same_program_gives_the_same_bytes(target: str, tmp_path: Path) -> None:
+    skip_without(target)
+    program = compressed("encoder", "w4g32")
+    files = [ew.lower(program, target, tmp_path / name).files for name in ("one", "two")]
+    assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
