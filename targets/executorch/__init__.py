@@ -37,9 +37,17 @@ class ExecutorchTarget:
         from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
         from edgewright.pipeline.passes.spell_out_defaults import SpellOutDefaults
         from edgewright.pipeline.passes.spell_out_gelu import SpellOutGelu
+        from edgewright.targets.executorch.move_in_one_encoding import MoveInOneEncoding
         from edgewright.targets.executorch.rules import RULES
 
-        return DecomposeOperators(RULES), FoldConstants(), LookUpIntegers(), SpellOutDefaults(), SpellOutGelu()
+        return (
+            DecomposeOperators(RULES),
+            FoldConstants(),
+            LookUpIntegers(),
+            SpellOutDefaults(),
+            SpellOutGelu(),
+            MoveInOneEncoding(),
+        )
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
         from edgewright.targets.executorch.refusals import TABLE, half_weights

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 from edgewright.targets.executorch.refusals import missing_kernels
 from edgewright.targets.executorch.run import PORTS
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 
 def write_pte(program: Program, path: Path) -> None:
@@ -29,7 +33,7 @@ def write_pte(program: Program, path: Path) -> None:
         from edgewright.targets.executorch.spell_out import spell_out_weights
 
         edge = to_edge_transform_and_lower(
-            program.exported(),
+            with_own_storages(program.exported()),
             partitioner=[XnnpackPartitioner()],
             constant_methods={PORTS: json.dumps(ports)},
             # What it would complain of one by one is refused below, all at once.
@@ -38,3 +42,18 @@ def write_pte(program: Program, path: Path) -> None:
         edge = edge.transform([spell_out_weights()])
         refuse(missing_kernels(edge.exported_program()))
         path.write_bytes(edge.to_executorch().buffer)
+
+
+def with_own_storages(exported: ExportedProgram) -> ExportedProgram:
+    """Given: constants that are parts of larger tensors (a folded slice). Result: copies that are nothing but the part.
+
+    XNNPACK's serializer writes a constant's storage from its start, whatever part of it the constant is: the delegate
+    would compute with other weights, and nothing would say so.
+    """
+    import torch
+
+    for holder in (exported.state_dict, exported.constants):
+        for name, value in holder.items():
+            if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() != value.nbytes:
+                holder[name] = value.detach().clone(memory_format=torch.contiguous_format)
+    return exported

@@ -89,6 +89,17 @@ class Twice(nn.Module):
         return again
 
 
+class Sliced(nn.Module):
+    """A layer whose weight is the later part of a larger one, as attention pooling has its keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(12, 8)), nn.Parameter(torch.randn(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight[4:], self.bias[4:])
+
+
 def program_of(kind: type[nn.Module], *shape: int, scheme: str = "w8a8") -> tuple[Program, list[dict[str, Tensor]]]:
     generator = torch.Generator().manual_seed(3)
     with torch.random.fork_rng():
@@ -182,6 +193,13 @@ def test_weights_inside_of_delegates_are_counted_once(tmp_path: Path) -> None:
     _, inspection = run_file(program, batches, tmp_path)
     assert sum(inspection.bytes_by_dtype.values()) == 4 * (64 * 64 + 64)
     assert inspection.macs == 2 * 64 * 64
+
+
+def test_constants_that_are_parts_of_larger_tensors_keep_their_numbers(tmp_path: Path) -> None:
+    program, batches = program_of(Sliced, 1, 5, 8, scheme="fp32")
+    decibels, inspection = run_file(program, batches, tmp_path)
+    assert decibels["output_0"] > 120.0
+    assert sum(inspection.bytes_by_dtype.values()) == 4 * (8 * 8 + 8), "nothing is stored but the part"
 
 
 def test_a_closed_session_lets_the_next_one_have_other_threads(tmp_path: Path) -> None:
