@@ -81,8 +81,10 @@ def test_onnx_files_state_the_opset_of_their_level_and_the_oldest_ir_that_has_it
     wanted = next(entry for entry in get_target("onnx").capabilities.levels if entry is level)
     minimum = f"onnxruntime=={wanted.minimum['onnxruntime']}"
     model = onnx.load(str(lower(masked, "onnx", tmp_path, minimum=minimum).main))
-    assert {entry.domain: entry.version for entry in model.opset_import} == {"": wanted.format["opset"]}
-    assert model.ir_version == wanted.format["ir"]
+    # The newest one is for weights of few bits alone.
+    stated = min(wanted.format["opset"], 20), min(wanted.format["ir"], 9)
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": stated[0]}
+    assert model.ir_version == stated[1]
 
 
 @pytest.mark.parametrize(("minimum", "spec"), [("iOS==16", 7), ("iOS==17", 8), ("iOS==18", 9)])
