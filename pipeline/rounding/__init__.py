@@ -1,1 +1,22 @@
 """From float weights to integers: grids, and the ways to choose the integer of each weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+
+from edgewright.errors import CalibrationError, RecipeError, did_you_mean
+
+NEAREST = "nearest"
+WAYS = (NEAREST, "gptq")
+
+
+def check_rounding(way: str, batches: Sized) -> None:
+    """Raise where there is no such way to round, or it needs data and there is none."""
+    if way not in WAYS:
+        raise RecipeError("no such rounding", got=repr(way), expected=did_you_mean(way, WAYS))
+    if way != NEAREST and not len(batches):
+        raise CalibrationError(
+            f"the rounding {way!r} needs calibration data",
+            got="no batches",
+            do="name a source under [calibration], or pass batches=",
+        )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 SMALLEST_SCALE = 2.0**-24
 SHRINKS = torch.linspace(1.0, 0.3, 36)
+CHUNK = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,21 @@ class Grid:
             return largest
         matters = torch.ones(columns) if importance is None else importance
         matters = matters.reshape(1, -1, self.width(columns))
+        chunk = max(1, CHUNK // columns)  # rows that fit the processor's cache
+        found = [
+            self._searched(part, start, matters)
+            for part, start in zip(torch.split(blocks, chunk), torch.split(largest, chunk), strict=True)
+        ]
+        return torch.cat(found)
+
+    def _searched(self, blocks: Tensor, largest: Tensor, matters: Tensor) -> Tensor:
         best, least = largest, torch.full_like(largest, torch.inf)
         for shrink in SHRINKS:
-            tried = largest * shrink
-            steps = torch.clamp(torch.round(blocks / tried[..., None]), self.lowest, self.highest)
-            error = ((blocks - steps * tried[..., None]).square() * matters).sum(2)
-            best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
+            tried = (largest * shrink)[..., None]
+            error = blocks.div(tried).round_().clamp_(self.lowest, self.highest).mul_(tried).sub_(blocks)
+            total = error.square_().mul_(matters).sum(2)
+            best = torch.where(total < least, tried[..., 0], best)
+            least = torch.minimum(total, least)
         return best
 
     def round(self, weight: Tensor, scales: Tensor) -> Tensor:

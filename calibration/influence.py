@@ -1,0 +1,76 @@
+"""How much the program's outputs depend on each row of a layer's output: padding and idle positions not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from edgewright.pipeline.program import Program
+
+
+class _Differentiable(torch.fx.Interpreter):
+    """Runs the graph with gradients from the first chosen node on, and keeps the chosen nodes' values."""
+
+    def __init__(self, program: Program, nodes: Iterable[Node]) -> None:
+        super().__init__(program.module)
+        self.values: dict[Node, Tensor] = {}
+        self._nodes = frozenset(nodes)
+
+    def run_node(self, n: Node) -> Any:
+        result = super().run_node(n)
+        if n in self._nodes and isinstance(result, Tensor) and result.is_floating_point():
+            if result.requires_grad:
+                result.retain_grad()
+            else:
+                result.requires_grad_()
+            self.values[n] = result
+        return result
+
+
+def row_influence(
+    program: Program, batches: Sequence[Mapping[str, Tensor]], layers: Iterable[Node], seed: int
+) -> dict[Node, list[Tensor]]:
+    """For each layer and batch: the squared gradient of the outputs by each row, summed over the row's channels.
+
+    The outputs are projected on random signs, whose expectation is the sum over all outputs (Hutchinson's estimate).
+    Rows are what a layer's weight is multiplied with: tokens, or the places of an image.
+
+    Returns:
+        float32, (rows,), scaled to a mean of 1 over all batches; no entry for layers that no gradient reaches.
+    Source: Kim 2025, arXiv:2505.07004 (GuidedQuant), equation 6, averaged over all output channels.
+    """
+    layers = list(layers)
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[Node, list[Tensor]] = {}
+    for batch in batches:
+        interpreter = _Differentiable(program, layers)
+        with torch.enable_grad():
+            outputs = interpreter.run(*(batch[spec.name] for spec in program.inputs))
+            loss = torch.zeros(())
+            for output in outputs:
+                if output.requires_grad:
+                    signs = torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1.0
+                    loss = loss + (output * signs).sum()
+        if loss.requires_grad:
+            torch.autograd.backward(loss)
+        for layer, value in interpreter.values.items():
+            if value.grad is not None:
+                found.setdefault(layer, []).append(_by_row(layer, value.grad))
+    whole = {layer: rows for layer, rows in found.items() if len(rows) == len(batches)}
+    return {layer: _normalized(rows) for layer, rows in whole.items() if any(bool(row.any()) for row in rows)}
+
+
+def _by_row(layer: Node, gradient: Tensor) -> Tensor:
+    squared = gradient.detach().square()
+    if layer.target is torch.ops.aten.linear.default:
+        return squared.sum(-1).reshape(-1)
+    return squared.sum(1).reshape(-1)  # (batch, channels, places)
+
+
+def _normalized(rows: Sequence[Tensor]) -> list[Tensor]:
+    mean = torch.cat(list(rows)).mean()
+    return [row / mean for row in rows]
