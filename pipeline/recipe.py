@@ -33,6 +33,7 @@ PASSES = {
     "quantize-static": "edgewright.pipeline.passes.quantize_static:QuantizeStatic",
     "quantize-weights": "edgewright.pipeline.passes.quantize_weights:QuantizeWeights",
     "round-biases": "edgewright.pipeline.passes.round_biases:RoundBiases",
+    "scale-salient-channels": "edgewright.pipeline.passes.scale_salient_channels:ScaleSalientChannels",
     "select-parts": "edgewright.pipeline.passes.select_parts:SelectParts",
     "smooth-activations": "edgewright.pipeline.passes.smooth_activations:SmoothActivations",
     "unroll-recurrence": "edgewright.pipeline.passes.unroll_recurrence:UnrollRecurrence",

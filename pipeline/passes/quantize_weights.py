@@ -55,7 +55,7 @@ class QuantizeWeights:
     group: int = 0
     modules: str = "*"
     rounding: str = "nearest"
-    damping: float = 0.01
+    damping: float = 0.1
     act_order: bool = True
     weigh_rows: bool = True
     search: bool = True

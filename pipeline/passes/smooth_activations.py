@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
-from torch.fx import Node
 
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.encoded_values import encoded_values
-from edgewright.pipeline.passes.graph import add_constant, aten, insert_call, is_floating
+from edgewright.pipeline.passes.graph import add_constant
+from edgewright.pipeline.passes.shared_inputs import divide_input, readers_by_input
 from edgewright.pipeline.program import Program
-
-LINEAR = aten.linear.default
-NORM = aten.layer_norm.default
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class SmoothActivations:
     outlier_ratio: float = 3.0
 
     def run(self, program: Program, context: Context) -> PassReport:
-        groups = _readers_by_input(program)
+        groups = readers_by_input(program)
         encoded = encoded_values(program.graph)
         maxima = context.maxima.of(program, groups)
         rewrites, skips = 0, []
@@ -58,32 +54,8 @@ class SmoothActivations:
             weights = [program.tensor(layer.args[1]) for layer in layers]  # type: ignore[arg-type]
             columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0).clamp(min=1e-5)
             factor = (highest**self.strength / columns ** (1 - self.strength)).clamp(min=1e-5)
-            _divide(program, source, layers, factor)
+            divide_input(program, source, layers, factor)
             for layer, weight in zip(layers, weights, strict=True):
                 layer.update_arg(1, add_constant(program, str(layer.args[1].target), weight * factor, layer))  # type: ignore[union-attr]
             rewrites += 1
         return PassReport(rewrites, tuple(skips))
-
-
-def _readers_by_input(program: Program) -> dict[Node, list[Node]]:
-    groups: dict[Node, list[Node]] = {}
-    for layer in program.graph.find_nodes(op="call_function", target=LINEAR):
-        source, weight = layer.args[0], layer.args[1]
-        if isinstance(source, Node) and isinstance(weight, Node) and weight.op == "get_attr" and is_floating(source):
-            groups.setdefault(source, []).append(layer)
-    return groups
-
-
-def _divide(program: Program, source: Node, layers: list[Node], factor: Tensor) -> None:
-    if source.target is NORM and set(source.users) == set(layers) and len(source.args) >= 4:
-        for place in (2, 3):
-            constant = source.args[place]
-            if isinstance(constant, Node):
-                divided = program.tensor(constant) / factor
-                source.update_arg(place, add_constant(program, str(constant.target), divided, source))
-        return
-    first = min(layers, key=list(program.graph.nodes).index)
-    inverse = add_constant(program, f"{source.name}_smoothing", 1.0 / factor, first)
-    smoothed = insert_call(program, first, aten.mul.Tensor, source, inverse)
-    for layer in layers:
-        layer.replace_input_with(source, smoothed)
