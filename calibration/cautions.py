@@ -97,7 +97,7 @@ def _cover_text(low: float, high: float, least: float, greatest: float) -> str:
     if low < least - slack or high > greatest + slack:
         return f"{reached}: was it preprocessed as declared?"
     share = (min(high, greatest) - max(low, least)) / (greatest - least)
-    return f"{reached}: {share:.0%} of it are covered" if share < LEAST_COVER else ""
+    return f"{reached}: {share:.0%} of it is covered" if share < LEAST_COVER else ""
 
 
 def _some(places: Sequence[int], total: int) -> str:

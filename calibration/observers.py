@@ -14,6 +14,7 @@ from edgewright.calibration.ranges import Levels, Range, entropy_range, mse_rang
 from edgewright.errors import RecipeError, did_you_mean
 
 PERCENT = 99.99
+INT8 = Levels()
 
 
 class Observer(ABC):
@@ -29,9 +30,9 @@ class Observer(ABC):
 
     def __init__(
         self,
-        levels: Levels = Levels(),
+        levels: Levels = INT8,
         axis: int | None = None,
-        statistic: Statistic | None = None,  # noqa: B008
+        statistic: Statistic | None = None,
     ) -> None:
         self.levels = levels
         self.statistic = self.kind(axis) if statistic is None else statistic
@@ -90,7 +91,7 @@ class Percentile(_OverHistogram):
 
     def __init__(
         self,
-        levels: Levels = Levels(),  # noqa: B008
+        levels: Levels = INT8,
         axis: int | None = None,
         statistic: Statistic | None = None,
         percent: float = PERCENT,

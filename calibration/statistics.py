@@ -94,10 +94,16 @@ class StatisticsFile:
         """The statistics by value; empty when there is no such file.
 
         Raises:
-            CalibrationError: it cannot be read, or was made of another program or other data.
+            CalibrationError: it cannot be read, was made of another program or other data, or has no folder.
         """
         from safetensors import SafetensorError, safe_open
 
+        if not self.path.parent.is_dir():
+            raise CalibrationError(
+                "the calibration statistics cannot be saved: there is no such folder",
+                got=self.path.parent,
+                do="name a file in a folder that exists",
+            )
         if not self.path.exists():
             return {}
         try:
