@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -28,7 +29,10 @@ class Statistic(Protocol):
 
 
 class Extremes:
-    """The least and the greatest value: float32, shape () or (channels,); +inf and -inf before the first update."""
+    """The least and the greatest value: float32, shape () or (channels,); +inf and -inf before the first update.
+
+    NaN stays in both once it was seen.
+    """
 
     def __init__(self, axis: int | None = None) -> None:
         self.axis = axis
@@ -77,23 +81,25 @@ class Moments:
     """Count, sum and sum of squares over the whole tensor, in float64: they give mean and standard deviation."""
 
     def __init__(self, axis: int | None = None) -> None:
-        self.sums = torch.zeros(3, dtype=torch.float64)
+        self.sums = (0.0, 0.0, 0.0)
 
     def update(self, values: Tensor) -> None:
+        count, total, squares = self.sums
         norm = float(torch.linalg.vector_norm(values))
-        self.sums += torch.tensor([values.numel(), float(values.sum()), norm * norm], dtype=torch.float64)
+        self.sums = count + values.numel(), total + float(values.sum()), squares + norm * norm
 
     @property
     def deviation(self) -> float:
         """The standard deviation; 0.0 before the first update."""
-        count, total, squares = self.sums.tolist()
-        return float(max(0.0, squares / count - (total / count) ** 2) ** 0.5) if count else 0.0
+        count, total, squares = self.sums
+        return math.sqrt(max(0.0, squares / count - (total / count) ** 2)) if count else 0.0
 
     def state(self) -> dict[str, Tensor]:
-        return {"sums": self.sums}
+        return {"sums": torch.tensor(self.sums, dtype=torch.float64)}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        self.sums = state["sums"]
+        count, total, squares = state["sums"].tolist()
+        self.sums = count, total, squares
 
 
 def extremes_of(values: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,7 @@ class _OverHistogram(Observer):
         found = [(row.low, row.high) if row.low == row.high else self._of(row) for row in rows]
         low, high = torch.tensor(found).unbind(1)
         shape = self.statistic.extremes.low.shape
-        return _holding_zero(low.reshape(shape), high.reshape(shape))
+        return low.clamp_max(0.0).reshape(shape), high.clamp_min(0.0).reshape(shape)
 
     @abstractmethod
     def _of(self, row: Row) -> Range:

@@ -68,14 +68,15 @@ def mse_range(row: Row, levels: Levels) -> Range:
 
     Source: Nagel 2021, arXiv:2106.08295, section 3.1 (MSE range setting).
     """
-    low, high = torch.tensor([min(row.low, 0.0), max(row.high, 0.0)], dtype=torch.float64)
+    least, greatest = min(row.low, 0.0), max(row.high, 0.0)
+    low, high = torch.tensor([least, greatest], dtype=torch.float64)
     first, last = row.span
     edges = (torch.arange(first, last + 1, dtype=torch.float64) - HALF) * row.width
     counts = row.counts[first:last].double()
     ones = torch.ones(1, dtype=torch.float64)
     for lows, highs in ((COARSE, COARSE), (COARSE, ones), (ones, COARSE), (FINE, ones), (ones, FINE)):
-        tried_low = (low * lows).clamp_min(row.low).expand(max(len(lows), len(highs)))
-        tried_high = (high * highs).clamp_max(row.high).expand_as(tried_low)
+        tried_low = (low * lows).clamp_min(least).expand(max(len(lows), len(highs)))
+        tried_high = (high * highs).clamp_max(greatest).expand_as(tried_low)
         best = int(squared_errors(edges, counts, tried_low, tried_high, levels).argmin())
         low, high = tried_low[best], tried_high[best]
     return float(low), float(high)
@@ -144,7 +145,8 @@ def _divergences(counts: Tensor, starts: Tensor, ends: Tensor, levels: int) -> T
         there = counts[bin_]
         own += torch.xlogy(there + outside, there + outside) - torch.xlogy(there, there)
         cross += torch.xlogy(outside, torch.where(there > 0, spread.gather(1, level[:, None])[:, 0], EMPTY))
-    return (own - cross) / total + torch.log(kept / total)
+    # Where nothing lies inside, there is no Q.
+    return torch.where(kept > 0, (own - cross) / total + torch.log(kept / total), torch.inf)
 
 
 def _running(values: Tensor) -> Tensor:

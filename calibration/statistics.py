@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from edgewright.calibration.batches import digest_of
@@ -48,7 +48,7 @@ class ValueStatistics:
         if not values.numel():
             return True
         self.extremes.update(values)
-        if not bool(torch.isfinite(self.extremes.low).all() & torch.isfinite(self.extremes.high).all()):
+        if not math.isfinite(float(self.extremes.low.min()) - float(self.extremes.high.max())):
             return False
         for part in self._parts().values():
             if part is not self.extremes:

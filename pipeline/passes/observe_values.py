@@ -15,7 +15,7 @@ from edgewright.calibration.extremes import Averages, Extremes
 from edgewright.calibration.histogram import Histogram
 from edgewright.calibration.observers import OBSERVERS, PERCENT, make_observer
 from edgewright.calibration.ranges import Levels
-from edgewright.calibration.statistics import StatisticsFile, ValueStatistics
+from edgewright.calibration.statistics import State, StatisticsFile, ValueStatistics
 from edgewright.errors import CalibrationError
 from edgewright.pipeline.passes.graph import aten, module_path, value_of
 
@@ -59,15 +59,21 @@ class PerTensorObserver(UniformQuantizationObserverBase):  # type: ignore[misc] 
         self.observer = make_observer(kind, self.levels, axis, self.found.of(own), percent)
         self.nodes: tuple[Node, ...] = ()
         self.constant = False
+        self._encoding: tuple[Tensor, Tensor] | None = None
 
     def forward(self, values: Tensor) -> Tensor:
-        if not self.constant and not self.found.update(values):
-            raise _not_finite(self.nodes)
+        if not self.constant:
+            self._encoding = None
+            if not self.found.update(values):
+                raise _not_finite(self.nodes)
         return values
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        scale, zero_point = self._calculate_qparams(*self.observer.range())
-        return scale, zero_point
+        """Scale and zero point. PT2E asks at each place where they are used; searching a range takes milliseconds."""
+        if self._encoding is None:
+            scale, zero_point = self._calculate_qparams(*self.observer.range())
+            self._encoding = (scale, zero_point)
+        return self._encoding
 
     @property
     def value(self) -> str:
@@ -84,6 +90,11 @@ class PerTensorObserver(UniformQuantizationObserverBase):  # type: ignore[misc] 
             for tensor in tensors:
                 self(tensor)
             self.constant = True
+
+    def load(self, state: State) -> None:
+        """Know what calibration found at another time."""
+        self.found.load(state)
+        self._encoding = None
 
     def cautions(self) -> tuple[Caution, ...]:
         """What is odd about the values, or the channels of a weight."""
@@ -125,7 +136,7 @@ def calibrate(
     known = saved.read() if saved else {}
     if saved and all(observer.value in known for observer in computed):
         for observer in computed:
-            observer.found.load(known[observer.value])
+            observer.load(known[observer.value])
         return observers
     with torch.no_grad():
         for batch in batches:
@@ -137,11 +148,15 @@ def calibrate(
 
 def channel_axis(node: Node) -> int | None:
     """The axis of a value's channels, where the layer that it comes from says so."""
-    while node.target in KEEP_CHANNELS and isinstance(node.args[0], Node):
-        node = node.args[0]
-    if node.target in SECOND:
-        return 1
-    return value_of(node).dim() - 1 if node.target in LAST else None
+    layer = node
+    while layer.target in KEEP_CHANNELS and isinstance(layer.args[0], Node):
+        layer = layer.args[0]
+    if layer.target not in SECOND | LAST:
+        return None
+    made, shape = value_of(layer).shape, value_of(node).shape
+    axis = 1 if layer.target in SECOND else len(made) - 1
+    # An addition may have broadcast it; and of sizes that stay open, none is a number of channels.
+    return axis if len(made) == len(shape) and isinstance(made[axis], int) and made[axis] == shape[axis] else None
 
 
 def _constant(prepared: GraphModule, node: Node) -> Tensor:

@@ -137,6 +137,22 @@ def test_a_value_that_is_not_finite_is_named_with_its_operation(observer: str) -
     assert "what to do: " in str(caught.value)
 
 
+class Broadcasting(Net):
+    """A layer's result for each channel, spread over images: its sizes are not the layer's."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.conv(image)
+        return self.head(torch.relu(self.head(x).mean((1, 2, 3)) + x))
+
+
+def test_channels_are_told_apart_only_where_the_layer_says_which_axis_they_are() -> None:
+    torch.manual_seed(0)
+    batches = [{"image": normal(1, 1, 8, 8)}]
+    program = capture(Broadcasting(), batches[0])
+    report = run_passes(program, [QuantizeStatic()], Context(batches)).reports[0].report
+    assert report.rewrites
+
+
 class Token(nn.Module):
     """A constant class token that shares its encoding with what is joined to it."""
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchao.quantization.pt2e.observer import (
@@ -78,7 +78,9 @@ def test_ranges_per_channel_are_those_of_each_channel(name: str, levels: Levels)
         assert (low[channel], high[channel]) == alone
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=200)
+@example("entropy", False, [-1.0, -2.0])
+@example("percentile", True, [-1.0, -1.125])
 @given(
     st.sampled_from(sorted(OBSERVERS)),
     st.booleans(),
@@ -215,13 +217,16 @@ def test_mse_has_less_error_than_minmax_on_heavy_tails(levels: Levels) -> None:
     assert mine < 0.95 * error(values, levels, *range_of("minmax", levels, values))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_mse_finds_a_range_as_good_as_a_search_over_the_values_themselves(bits: int, symmetric: bool) -> None:
+def test_mse_finds_a_range_as_good_as_a_search_over_the_values_themselves(
+    bits: int, symmetric: bool, sign: int
+) -> None:
     levels = Levels(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, symmetric)
-    values = torch.randn(20_000, generator=seeded(1)).relu()
-    zero = torch.zeros(())
-    best = min(error(values, levels, zero, values.max() * step / 200) for step in range(1, 201))
+    values = torch.randn(20_000, generator=seeded(1)).relu() * sign
+    ends = torch.stack([values.min(), values.max()])
+    best = min(error(values, levels, *(ends * step / 200)) for step in range(1, 201))
     assert error(values, levels, *range_of("mse", levels, values)) <= 1.03 * best
 
 

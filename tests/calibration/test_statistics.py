@@ -18,6 +18,7 @@ from edgewright.pipeline.compress import compress
 from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.quantize_static import QuantizeStatic
 from edgewright.pipeline.passes.runner import Compressed, run_passes
+from edgewright.pipeline.subject import Subject
 from tests.small_models import SMALL, Batch, folded
 
 
@@ -133,6 +134,14 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path: Path, monkeypatch: p
         file.write({"y": found.state()})
     assert file.path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["kept.safetensors"]
+
+
+def test_a_part_of_a_model_has_a_file_of_its_own_and_no_declared_ranges(tmp_path: Path) -> None:
+    samples = [{"x": batch["x"].numpy()} for batch in SMALL["mlp"].batches(2)]
+    subject = Subject("head", folded("mlp"), samples, samples)
+    subject.compress([QuantizeStatic()], 0, lambda stage: None, tmp_path / "kept.safetensors", {"x": (-99.0, 99.0)})
+    assert [path.name for path in tmp_path.iterdir()] == ["kept-head.safetensors"]
+    assert "x" not in {caution.node for caution in subject.reports[0].report.warnings}
 
 
 def test_the_public_compress_keeps_and_reuses_a_file(tmp_path: Path, runs: list[str]) -> None:
