@@ -61,6 +61,8 @@ class Histogram:
         self._widen(_exponents(rows.abs().amax(1)))
         factors = torch.tensor([math.ldexp(1.0, -exponent) for exponent in self.exponents.tolist()])
         places = (rows * factors[:, None]).floor_().to(torch.int64)
+        if int(self.exponents.max()) > 0:  # a small negative value times a small factor may have become zero
+            places = torch.where(rows < 0, places.clamp_max(-1), places)
         places += HALF + BINS * torch.arange(rows.shape[0])[:, None]
         self.counts += torch.bincount(places.flatten(), minlength=self.counts.numel()).view_as(self.counts)
 
