@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ def compress(
     *,
     batches: Iterable[Mapping[str, Any] | Sequence[Any]] = (),
     seed: int = 0,
+    statistics: str | Path | None = None,
 ) -> Compressed:
     """Apply a recipe to a clone of `program`.
 
@@ -29,13 +31,16 @@ def compress(
         recipe: a TOML file with [[compress]] tables, or a list such as `[{"pass": "quantize", "scheme": "w8a8"}]`;
             an empty list means float32.
         batches: calibration data, dicts by input name or tuples in the inputs' order.
+        statistics: a .safetensors file that keeps what calibration found: made when missing, reused when it is of this
+            program and these batches.
     Returns:
-        `.program`, and `.reports`: each pass with what it did and what it left alone.
+        `.program`, and `.reports`: each pass with what it did, what it left alone and what it warns of.
     Raises:
         RecipeError, PassError, CalibrationError.
     """
     passes = build_passes(recipe)
-    return run_passes(program, passes, Context([fitting_tensors(batch, program) for batch in batches], seed))
+    tensors = [fitting_tensors(batch, program) for batch in batches]
+    return run_passes(program, passes, Context(tensors, seed, None if statistics is None else Path(statistics)))
 
 
 def fitting_tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) -> dict[str, Tensor]:

@@ -133,22 +133,25 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None,
                 "a release needs data to verify its artifacts on",
                 do="name a source under [calibration] or [validation]",
             )
-        kept = {
+        data = {
             key: load_samples(section.data, ports, section.samples, f"{key}.data", release.model.open_dims)
             for key, section in (("calibration", located.calibration), ("validation", located.validation))
             if section is not None
         }
-        calibration = kept.get("calibration", kept.get("validation", []))
-        validation = kept.get("validation", calibration)
+        calibration = data.get("calibration", data.get("validation", []))
+        validation = data.get("validation", calibration)
     metric = None
     if release.quality.metric:
         inputs = tuple(MetricInput(port.name, port.shape, port.dtype) for port in ports)
         metric = Metric(release.quality.metric, inputs, tuple(map(str, roots)))
     with stages("capture"):
         subjects = _subjects(located, plan, calibration, validation, trust_input)
+    kept = located.calibration.statistics if located.calibration else None
+    statistics = Path(kept) if kept else None
+    declared = {port.name: port.declared_range for port in ports if port.declared_range}
     for subject in subjects.values():
         with stages("compress"):
-            subject.compress(plan.passes, release.seed, stages.progress)
+            subject.compress(plan.passes, release.seed, stages.progress, statistics, declared)
         with stages("run the original"):
             subject.run_original(metric)
     return Material(
@@ -157,8 +160,8 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None,
         subjects,
         metric,
         sha256_of(Path(model.checkpoint)) if model.checkpoint else None,
-        digest_of(kept["calibration"]) if "calibration" in kept else None,
-        len(kept) < 2,
+        digest_of(data["calibration"]) if "calibration" in data else None,
+        len(data) < 2,
     )
 
 

@@ -42,6 +42,25 @@ class InputSection(Section):
     dtype: Literal["float32", "float16", "int64", "int32", "bool", "uint8", "int8"] = "float32"
     preprocess: Preprocess | None = None
 
+    @property
+    def declared_range(self) -> tuple[float, float] | None:
+        """The least and the greatest value that its preprocessing gives, of any channel; None where it does not say.
+
+        Images have pixels in [0, 1], or in [0, 255] where a mean or std is above 1; uint8 always.
+        """
+        settings = self.preprocess
+        if self.dtype == "uint8":
+            return 0.0, 255.0
+        if settings is None or settings.layout not in ("NCHW", "NHWC") or not (settings.mean or settings.std):
+            return None
+        means, stds = settings.mean or (0.0,), settings.std or (1.0,)
+        top = 255.0 if max(*means, *stds) > 1 else 1.0
+        channels = max(len(means), len(stds))
+        pairs = list(zip((means * channels)[:channels], (stds * channels)[:channels], strict=True))
+        if any(std <= 0 for _, std in pairs):
+            return None
+        return min(-mean / std for mean, std in pairs), max((top - mean) / std for mean, std in pairs)
+
     @field_validator("shape")
     @classmethod
     def _sizes_are_positive(cls, shape: tuple[int | str, ...]) -> tuple[int | str, ...]:
@@ -111,6 +130,14 @@ class DataSection(Section):
     samples: Annotated[int, Field(gt=0)] = 128
 
 
+class CalibrationSection(DataSection):
+    """Calibration data. `statistics` is a file that keeps what calibration found: made when missing, reused when it
+    fits, so that another observer, or the same export again, does not run the data through the observers.
+    """
+
+    statistics: Annotated[str, Field(pattern=r"\.safetensors$")] | None = None
+
+
 class QualitySection(Section):
     """The task's metric, called with a predict function; higher is better. `max_drop` is in its own unit.
 
@@ -154,7 +181,7 @@ class Release(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
     model: ModelSection
-    calibration: DataSection | None = None
+    calibration: CalibrationSection | None = None
     validation: DataSection | None = None
     quality: QualitySection = QualitySection()
     compress: tuple[dict[str, Any], ...] = ()
@@ -213,7 +240,10 @@ def read_release(path: Path) -> Release:
 
 
 def locate_files(release: Release, folders: Sequence[Path]) -> Release:
-    """The same release with its relative files found in the first of `folders` that has them."""
+    """The same release with its relative files found in the first of `folders` that has them.
+
+    Calibration statistics that are still to be made come into the last one whose folder is there.
+    """
 
     def located(name: str) -> str:
         return next((str(folder / name) for folder in folders if (folder / name).exists()), name)
@@ -221,13 +251,23 @@ def locate_files(release: Release, folders: Sequence[Path]) -> Release:
     def found(section: DataSection | None) -> DataSection | None:
         return section and section.model_copy(update={"data": located(section.data)})
 
+    def kept(section: CalibrationSection | None) -> CalibrationSection | None:
+        if section is None:
+            return None
+        update = {"data": located(section.data)}
+        if (name := section.statistics) is not None:
+            there = [folder / name for folder in folders if (folder / name).exists()]
+            possible = [folder / name for folder in reversed(folders) if (folder / name).parent.is_dir()]
+            update["statistics"] = str(next(iter([*there, *possible]), name))
+        return section.model_copy(update=update)
+
     model = release.model
     checkpoint = None if model.checkpoint is None else located(model.checkpoint)
     update = {"source": located(model.source), "checkpoint": checkpoint}
     return release.model_copy(
         update={
             "model": model.model_copy(update=update),
-            "calibration": found(release.calibration),
+            "calibration": kept(release.calibration),
             "validation": found(release.validation),
         }
     )

@@ -214,12 +214,13 @@ class DeliveryResult(Record):
 
 
 class PassRecord(Record):
-    """A pass of the recipe: what it did, and which nodes it left alone and why."""
+    """A pass of the recipe: what it did, which nodes it left alone and why, and what it warns of (node, text)."""
 
     name: str
     settings: dict[str, str | int | float | bool]
     rewrites: int
     skips: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[tuple[str, str], ...] = ()
 
 
 class ReleaseResult(Record):

@@ -129,6 +129,7 @@ def pass_records(reports: Sequence[Ran]) -> tuple[PassRecord, ...]:
             settings=dataclasses.asdict(ran.step),  # type: ignore[call-overload]
             rewrites=ran.report.rewrites,
             skips=tuple((skip.node, skip.reason) for skip in ran.report.skips),
+            warnings=tuple((caution.node, caution.text) for caution in ran.report.warnings),
         )
         for ran in reports
     )

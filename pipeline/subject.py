@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,19 @@ class Subject:
         assert self.compressed is not None, "compress() comes first"
         return self.compressed
 
-    def compress(self, passes: Sequence[Pass], seed: int, progress: Callable[[str], None]) -> None:
-        context = Context(to_tensors(self.calibration), seed)
+    def compress(
+        self,
+        passes: Sequence[Pass],
+        seed: int,
+        progress: Callable[[str], None],
+        statistics: Path | None = None,
+        declared: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        """Run the passes. A part's statistics have a file of their own; `declared` ranges are of the whole model."""
+        if statistics is not None and self.part:
+            statistics = statistics.with_stem(f"{statistics.stem}-{self.part}")
+        ranges = {} if self.part else declared or {}
+        context = Context(to_tensors(self.calibration), seed, statistics, ranges)
         result = run_passes(self.original, passes, context, progress)
         self.compressed, self.reports = result.program, result.reports
 

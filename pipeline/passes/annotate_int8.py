@@ -17,17 +17,13 @@ The rules, and why:
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e.observer import (
-    HistogramObserver,
-    MinMaxObserver,
-    PerChannelMinMaxObserver,
-)
 from torchao.quantization.pt2e.quantizer import (
     FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
@@ -37,7 +33,9 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
+from edgewright.calibration.observers import PERCENT
 from edgewright.pipeline.passes.graph import aten, is_floating, value_of
+from edgewright.pipeline.passes.observe_values import PerChannelObserver, PerTensorObserver
 
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default})
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})
@@ -86,15 +84,28 @@ EMBEDDING = aten.embedding.default
 SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})
 
 
-def _activation(observer: str, *, symmetric: bool) -> QuantizationSpec:
-    kinds = {"histogram": HistogramObserver, "minmax": MinMaxObserver}
+@dataclass(frozen=True)
+class ObserverSettings:
+    """Which of `calibration/observers.py` sets the ranges of activations.
+
+    Args:
+        percent: of "percentile".
+        keep_all: collect what every other kind rests on, too.
+    """
+
+    kind: str = "minmax"
+    percent: float = PERCENT
+    keep_all: bool = False
+
+
+def _activation(settings: ObserverSettings, *, symmetric: bool) -> QuantizationSpec:
     return QuantizationSpec(
         dtype=torch.int8,
         quant_min=-128,
         quant_max=127,
         qscheme=torch.per_tensor_symmetric if symmetric else torch.per_tensor_affine,
         is_dynamic=False,
-        observer_or_fake_quant_ctr=kinds[observer].with_args(eps=2**-20),
+        observer_or_fake_quant_ctr=PerTensorObserver.with_args(**dataclasses.asdict(settings)),
     )
 
 
@@ -106,7 +117,7 @@ def _weight(axis: int) -> QuantizationSpec:
         qscheme=torch.per_channel_symmetric,
         ch_axis=axis,
         is_dynamic=False,
-        observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=2**-20),
+        observer_or_fake_quant_ctr=PerChannelObserver,
     )
 
 
@@ -116,7 +127,7 @@ TABLE = QuantizationSpec(
     quant_max=127,
     qscheme=torch.per_tensor_symmetric,
     is_dynamic=False,
-    observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=2**-20),
+    observer_or_fake_quant_ctr=PerTensorObserver,
 )
 # A softmax gives values in [0, 1]: the encoding that every integer runtime has built in for it.
 PROBABILITY = FixedQParamsQuantizationSpec(
@@ -135,12 +146,12 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
 
     Args:
         wanted: which nodes may be quantized; by default all.
-        observer: how activations get their range, "histogram" (least squared error) or "minmax".
+        observer: how activations get their range.
         skipped: filled with (node, reason) for layers that were left in float.
     """
 
     wanted: Callable[[Node], bool] = lambda node: True
-    observer: str = "minmax"
+    observer: ObserverSettings = ObserverSettings()
     skipped: list[tuple[str, str]] = field(default_factory=list)
     annotated: int = 0
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from edgewright.calibration.cautions import Caution
 from edgewright.calibration.collect import ChannelMaxima
 from edgewright.pipeline.program import Program
 
@@ -23,10 +25,14 @@ class Skip:
 
 @dataclass(frozen=True)
 class PassReport:
-    """What a pass did: how many places it rewrote, and which it left alone. 0 rewrites means: graph unchanged."""
+    """What a pass did: how many places it rewrote, and which it left alone. 0 rewrites means: graph unchanged.
+
+    `warnings` are what it found odd on the way: the user should look at it.
+    """
 
     rewrites: int
     skips: tuple[Skip, ...] = ()
+    warnings: tuple[Caution, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,10 +42,14 @@ class Context:
     Args:
         batches: calibration data, each a dict of input name to tensor.
         seed: of everything random.
+        statistics: a file that keeps what calibration found; made when missing, reused when it fits.
+        declared: by input, the range that its preprocessing gives.
     """
 
     batches: Sequence[Mapping[str, Tensor]] = field(default_factory=tuple)
     seed: int = 0
+    statistics: Path | None = None
+    declared: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
     def maxima(self) -> ChannelMaxima:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import torch
-from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
+from edgewright.calibration.cautions import input_cautions
+from edgewright.calibration.observers import PERCENT, check_observer
+from edgewright.calibration.statistics import StatisticsFile
 from edgewright.errors import CalibrationError, RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, module_path, replace
@@ -27,10 +28,11 @@ class QuantizeStatic:
 
     Args:
         modules: patterns over module paths ("vision.*", or several: "vision.*|head"); other layers stay as they are.
-        observer: "histogram" or "minmax".
+        observer: how an activation gets its range: "minmax", "moving-average", "percentile", "mse" or "entropy".
+        percentile: of the observer of that name, in percent.
     Raises:
-        CalibrationError: no calibration batches.
-        RecipeError: the pattern matches no module.
+        CalibrationError: no calibration batches, a value with NaN or infinity, or saved statistics that do not fit.
+        RecipeError: the pattern matches no module, or there is no such observer.
     Source: Jacob 2018, arXiv:1712.05877; Nagel 2021, arXiv:2106.08295.
     """
 
@@ -46,6 +48,10 @@ class QuantizeStatic:
     )
     modules: str = "*"
     observer: str = "minmax"
+    percentile: float = PERCENT
+
+    def __post_init__(self) -> None:
+        check_observer(self.observer, self.percentile)
 
     def run(self, program: Program, context: Context) -> PassReport:
         if not context.batches:
@@ -55,20 +61,28 @@ class QuantizeStatic:
                 do="name a source under [calibration], or pass batches=",
             )
         self._check_pattern(program)
+        saved = None
+        if context.statistics is not None:
+            saved = StatisticsFile.of(context.statistics, program.digest(), context.batches)
         _separate_shared_weights(program)
         names = _weight_names(program)
         with quiet():
             from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-            from edgewright.pipeline.passes.annotate_int8 import Int8Annotator
+            from edgewright.pipeline.passes.annotate_int8 import Int8Annotator, ObserverSettings
+            from edgewright.pipeline.passes.observe_values import calibrate
 
-            annotator = Int8Annotator(wanted=self._wants, observer=self.observer)
+            settings = ObserverSettings(self.observer, self.percentile, keep_all=saved is not None)
+            annotator = Int8Annotator(wanted=self._wants, observer=settings)
             prepared = prepare_pt2e(program.module, annotator)
-            _calibrate(prepared, [[batch[spec.name] for spec in program.inputs] for batch in context.batches])
+            batches = [[batch[spec.name] for spec in program.inputs] for batch in context.batches]
+            observers = calibrate(prepared, batches, saved)
+            cautions = [caution for observer in observers for caution in observer.cautions()]
             converted = convert_pt2e(prepared, fold_quantize=True)
         program.module = converted
         _name_weights(program, names)
-        return PassReport(annotator.annotated, tuple(Skip(*skip) for skip in annotator.skipped))
+        skips = tuple(Skip(*skip) for skip in annotator.skipped)
+        return PassReport(annotator.annotated, skips, (*input_cautions(context.batches, context.declared), *cautions))
 
     def _wants(self, node: Node) -> bool:
         return any(fnmatchcase(module_path(node), pattern) for pattern in self.modules.split("|"))
@@ -80,24 +94,6 @@ class QuantizeStatic:
         for pattern in self.modules.split("|"):
             if not any(fnmatchcase(path, pattern) for path in paths):
                 raise RecipeError("the pattern matches no module", got=pattern, expected=", ".join(sorted(paths)))
-
-
-def _calibrate(prepared: GraphModule, batches: Sequence[Sequence[Tensor]]) -> None:
-    """Run the data through the observers; those of constants have seen all with the first batch."""
-    constant = {
-        str(node.target)
-        for node in prepared.graph.find_nodes(op="call_module", sort=False)
-        if all(source.op == "get_attr" for source in node.all_input_nodes)
-    }
-    observers = [prepared.get_submodule(name) for name in constant]
-    with torch.no_grad():
-        prepared(*batches[0])
-        for observer in observers:
-            observer.forward = lambda value: value
-        for batch in batches[1:]:
-            prepared(*batch)
-    for observer in observers:
-        del observer.forward
 
 
 def _separate_shared_weights(program: Program) -> None:

@@ -39,6 +39,7 @@ class Page:
     speeds: tuple[tuple[str, tuple[str, ...]], ...]
     unverified: tuple[tuple[str, tuple[str, ...]], ...]
     troubles: tuple[Trouble, ...]
+    warnings: tuple[tuple[str, str], ...]
     recipe: tuple[PassRecord, ...]
     stages: tuple[tuple[str, Shown], ...]
     delivery_stages: tuple[tuple[str, tuple[tuple[str, Shown], ...]], ...]
@@ -83,6 +84,7 @@ def _page(result: ReleaseResult) -> Page:
         speeds=speeds(result),
         unverified=tuple((delivery.name, unverified_of(delivery)) for delivery in result.deliveries),
         troubles=troubles(result),
+        warnings=tuple(warning for record in result.recipe for warning in record.warnings),
         recipe=result.recipe,
         stages=_durations(result.seconds),
         delivery_stages=tuple((item.name, _durations(item.seconds)) for item in result.deliveries if item.seconds),

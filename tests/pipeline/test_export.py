@@ -236,6 +236,31 @@ def test_a_newer_release_replaces_the_older_one_whole(tmp_path: Path, capsys: py
     assert staging_left(out) == []
 
 
+def test_statistics_and_warnings_of_calibration_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs("onnx")
+    release = write_release(tmp_path / "release")
+    release.edit("samples = 32", 'samples = 32\nstatistics = "kept.safetensors"')
+    release.edit(
+        'shape = ["batch", 16]',
+        'shape = ["batch", 16]\npreprocess = { layout = "NCHW", mean = [0.5], std = [0.05] }',
+    )
+    assert run_command("export", release.file, "--out", tmp_path / "out") == 0
+    assert "1 warning of calibration: the report lists what to look at" in capsys.readouterr().out
+    made = release.folder / "kept.safetensors"
+    before = made.stat().st_mtime_ns
+    (record,) = [entry for entry in result_of(tmp_path / "out")["recipe"] if entry["name"] == "quantize-static"]
+    ((node, text),) = record["warnings"]
+    assert node == "x"
+    assert text.endswith("the declared range from -10 to 10: 20% of it is covered")
+    assert "20% of it is covered" in (tmp_path / "out" / "report.html").read_text()
+    release.edit('scheme = "w8a8"', 'scheme = "w8a8"\nobserver = "mse"')
+    assert run_command("export", release.file, "--out", tmp_path / "out") == 0
+    assert made.stat().st_mtime_ns == before
+    release.edit("samples = 32", "samples = 16")
+    assert run_command("export", release.file, "--out", tmp_path / "out") == 2
+    assert "the calibration statistics are of other calibration data" in capsys.readouterr().err
+
+
 def test_what_a_killed_run_left_behind_is_removed_by_the_next(tmp_path: Path) -> None:
     from edgewright.pipeline.staging import staging_folder
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
+from edgewright.calibration.observers import OBSERVERS
 from edgewright.errors import CalibrationError, RecipeError
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.metrics import sqnr_by_output
@@ -297,7 +298,7 @@ def test_a_transposed_convolution_is_left_in_float_with_the_reason(groups: int) 
     assert ["transposed convolutions" in skip.reason for skip in report.skips] == [True]
 
 
-@pytest.mark.parametrize("observer", ["minmax", "histogram"])
+@pytest.mark.parametrize("observer", OBSERVERS)
 def test_two_runs_give_the_same_digest(observer: str) -> None:
     context = Context(batches=SMALL["two_inputs"].batches(4))
     digests = {

@@ -55,6 +55,12 @@ BAD_FILES = {
     "unknown scheme": ('scheme = "w8a8"', 'scheme = "w8a9"', "got: 'w8a9'\n  expected: did you mean 'w8a8'"),
     "scheme of a later version": ('scheme = "w8a8"', 'scheme = "p4"', "expected: one of: fp32, fp16, w8a8"),
     "unknown setting": ('scheme = "w8a8"', 'scheme = "w8a8"\nobserver_ = "minmax"', "no such setting"),
+    "unknown observer": (
+        'scheme = "w8a8"',
+        'scheme = "w8a8"\nobserver = "histogram"',
+        "unknown observer\n  got: 'histogram'\n  expected: minmax, moving-average, percentile, mse, entropy",
+    ),
+    "statistics of another format": ("samples = 32", 'statistics = "kept.npz"', "calibration.statistics: got 'kept"),
     "setting of a wrong type": ('scheme = "w8a8"', 'scheme = "w8a8"\nobserver = 3', "got: 3\n  expected: str"),
     "missing module": ("source = ", 'source = "no_such_module:build" #', "no_such_module cannot be imported"),
     "missing function": (":validation", ":validaton", "has no callable 'validaton'\n  expected: did you mean 'valid"),
@@ -222,6 +228,41 @@ def test_files_are_found_beside_the_release_file(tmp_path: Path) -> None:
     located = locate_files(read_release(release.file), [tmp_path, release.folder])
     assert located.model.checkpoint == str(release.folder / "weights.safetensors")
     assert located.model.source == f"{release.task}:build", "a callable is no file"
+
+
+def test_statistics_are_made_beside_the_release_file_and_found_where_they_are(tmp_path: Path) -> None:
+    release = write_release(tmp_path / "release")
+    release.edit("samples = 32", 'samples = 32\nstatistics = "kept.safetensors"')
+
+    def located() -> str | None:
+        section = locate_files(read_release(release.file), [tmp_path, release.folder]).calibration
+        assert section is not None
+        return section.statistics
+
+    assert located() == str(release.folder / "kept.safetensors")
+    (tmp_path / "kept.safetensors").touch()
+    assert located() == str(tmp_path / "kept.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "dtype", "expected"),
+    [
+        ('{ layout = "NCHW", mean = [0.3], std = [0.3] }', "float32", (-1.0, 7 / 3)),
+        ('{ layout = "NHWC", mean = [0.5, 0.4], std = [0.5, 0.2] }', "float32", (-2.0, 3.0)),
+        ('{ layout = "NCHW", mean = [127.5], std = [127.5] }', "float32", (-1.0, 1.0)),
+        ('{ layout = "NCHW", std = [255.0] }', "float32", (0.0, 1.0)),
+        ('{ layout = "NCHW" }', "float32", None),
+        ('{ layout = "NCL", mean = [0.5], std = [0.5] }', "float32", None),
+        ('{ layout = "NCHW" }', "uint8", (0.0, 255.0)),
+    ],
+)
+def test_the_preprocessing_of_an_image_declares_a_range(
+    preprocess: str, dtype: str, expected: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    release = write_release(tmp_path / "release")
+    release.edit('shape = ["batch", 16]', f'shape = ["batch", 16]\ndtype = "{dtype}"\npreprocess = {preprocess}')
+    (port,) = read_release(release.file).model.inputs
+    assert port.declared_range == (None if expected is None else pytest.approx(expected))
 
 
 def test_a_pt2_source_takes_no_parts_and_no_checkpoint(tmp_path: Path) -> None:

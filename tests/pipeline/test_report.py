@@ -259,6 +259,18 @@ def test_failures_and_refusals_say_where_why_and_the_way_out(outline: Outline) -
     assert f"2 refusals, the first: {refusal('gru').reason}" in outline.text
 
 
+def test_warnings_of_calibration_are_listed_open_while_they_are_few() -> None:
+    few = sample(recipe=(PassRecord(name="quantize", settings={}, rewrites=1, warnings=((HOSTILE, "is dead"),)),))
+    page = render_report(few)
+    assert HOSTILE not in page
+    assert f"1 value to look at {HOSTILE} is dead" in Outline(page).text
+    assert '<details class="block" open>' in page
+    many = PassRecord(name="quantize", settings={}, rewrites=1, warnings=tuple((f"x_{n}", "is dead") for n in range(9)))
+    page = render_report(sample(recipe=(many,)))
+    assert "9 values to look at" in page
+    assert '<details class="block" open>' not in page
+
+
 def test_limits_say_by_how_much_and_what_to_try(outline: Outline) -> None:
     assert "latency missed: 3.40 ms over, at most 5 ms" in outline.text
     assert f"latency undecided: predicted 2.80{figures.EN_DASH}6.30 ms, at most 5 ms" in outline.text
