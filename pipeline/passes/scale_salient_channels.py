@@ -22,13 +22,14 @@ from edgewright.pipeline.rounding.grid import Grid
 from edgewright.pipeline.rounding.hessian import hessian_of, output_error
 
 LEAST_GAIN = 0.02
+EXPONENTS = 10
 
 
 @dataclass(frozen=True)
 class ScaleSalientChannels:
     """Given: linear(x, W), to be rounded to few bits. Result: linear(x / s, W * s) with s_j = mean|X_j|^a.
 
-    The exponent a is the one of 0, 0.05, ... 1 with the least error at the outputs of all layers that read x, once
+    The exponent a is the one of 0, 0.1, ... 1 with the least error at the outputs of all layers that read x, once
     their weights are rounded. A layer norm that only these read takes the division; elsewhere it is a product.
 
     Args:
@@ -79,7 +80,7 @@ class ScaleSalientChannels:
             pairs = [
                 (weight, hessian) for weight, hessian in zip(weights, hessians, strict=True) if hessian is not None
             ]
-            factors[source] = _best_factor(magnitude, pairs, Grid(self.bits, self.group))
+            factors[source] = _best_factor(magnitude, pairs, Grid(self.bits, self.group, search=True))
 
         run_in_lockstep(
             program,
@@ -109,8 +110,8 @@ def _columns(program: Program, layers: list[Node]) -> int:
 def _best_factor(magnitude: Tensor, layers: list[tuple[Tensor, Tensor]], grid: Grid) -> Tensor | None:
     """None where the plain weights are as good, but for `LEAST_GAIN`."""
     best, least = None, (1 - LEAST_GAIN) * _error(torch.ones_like(magnitude), layers, grid)
-    for step in range(1, 21):
-        powered = magnitude.clamp(min=float(magnitude.mean()) * 1e-3).pow(step / 20)
+    for step in range(1, EXPONENTS + 1):
+        powered = magnitude.clamp(min=float(magnitude.mean()) * 1e-3).pow(step / EXPONENTS)
         factor = powered / (powered.max() * powered.min()).sqrt()
         error = _error(factor, layers, grid)
         if error < least:

@@ -1,0 +1,189 @@
+"""Rounding that knows the layer's inputs: GPTQ, scales fitted to integers, AWQ."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import edgewright as ew
+from edgewright.errors import CalibrationError, RecipeError
+from edgewright.pipeline.metrics import sqnr_db
+from edgewright.pipeline.passes.graph import aten
+from edgewright.pipeline.passes.stored_integers import stored_weights
+from edgewright.pipeline.program import Program
+from edgewright.pipeline.rounding.gptq import Gptq
+from edgewright.pipeline.rounding.grid import Grid
+from edgewright.pipeline.rounding.hessian import hessian_of, output_error
+from edgewright.pipeline.rounding.refit import refit_scales
+
+
+def problem(seed: int, rows: int = 24, columns: int = 64) -> tuple[Tensor, Tensor]:
+    """A weight, and the covariance of inputs that are correlated and of different sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(4 * columns, columns // 2, generator=generator) @ torch.randn(
+        columns // 2, columns, generator=generator
+    )
+    inputs = (mixed + torch.randn(4 * columns, columns, generator=generator)) * torch.rand(columns, generator=generator)
+    return torch.randn(rows, columns, generator=generator), inputs.T @ inputs / len(inputs)
+
+
+def error(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tensor, grid: Grid) -> float:
+    return output_error(integers * grid.spread(scales, weight.shape[1]) - weight, hessian)
+
+
+@given(seed=st.integers(0, 10**6), bits=st.sampled_from([2, 3, 4]), group=st.sampled_from([0, 16]))
+@settings(max_examples=30, deadline=None)
+def test_gptq_errs_less_at_the_output_than_the_nearest_integers(seed: int, bits: int, group: int) -> None:
+    weight, hessian = problem(seed)
+    grid = Grid(bits, group, search=True)
+    scales = grid.scales(weight)
+    nearest = error(weight, grid.round(weight, scales), scales, hessian, grid)
+    integers, fitted = Gptq(damping=0.01).round(weight, hessian, grid)
+    assert error(weight, integers, fitted, hessian, grid) < 0.9 * nearest
+    assert grid.lowest <= int(integers.min())
+    assert int(integers.max()) <= grid.highest
+    assert bool((fitted > 0).all())
+
+
+def test_without_correlation_gptq_is_the_nearest_integer() -> None:
+    weight, _ = problem(0)
+    grid = Grid(4, 16)
+    integers, scales = Gptq(refits=0).round(weight, torch.eye(64), grid)
+    assert torch.equal(integers, grid.round(weight, scales))
+
+
+def test_the_order_of_columns_leaves_their_places() -> None:
+    weight, hessian = problem(1)
+    grid = Grid(8)
+    for act_order in (True, False):
+        integers, scales = Gptq(act_order=act_order).round(weight, hessian, grid)
+        restored = integers * grid.spread(scales, 64)
+        assert sqnr_db(weight.numpy(), restored.numpy()) > 35, "8 bits are near every weight"
+
+
+@given(seed=st.integers(0, 10**6), group=st.sampled_from([0, 16]))
+@settings(max_examples=30, deadline=None)
+def test_fitted_scales_err_less_than_those_before(seed: int, group: int) -> None:
+    weight, hessian = problem(seed)
+    grid = Grid(3, group)
+    scales = grid.scales(weight)
+    integers = grid.round(weight, scales)
+    fitted = refit_scales(weight, integers, scales, hessian, grid)
+    assert error(weight, integers, fitted, hessian, grid) <= error(weight, integers, scales, hessian, grid) * 1.001
+
+
+def test_inputs_of_zeros_and_of_one_direction_are_taken() -> None:
+    weight = torch.randn(8, 32)
+    line = torch.ones(32, 32)
+    for hessian in (torch.zeros(32, 32), line):
+        integers, scales = Gptq().round(weight, hessian, Grid(4, 16, search=True))
+        assert bool(torch.isfinite(scales).all())
+        assert integers.shape == (8, 32)
+
+
+def test_the_hessian_of_a_convolution_is_that_of_its_windows() -> None:
+    torch.manual_seed(0)
+    model = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+    program = ew.capture(model, (torch.randn(2, 3, 9, 7),))
+    (layer,) = program.graph.find_nodes(op="call_function", target=aten.conv2d.default)
+    images = [torch.randn(2, 3, 9, 7) for _ in range(2)]
+    found = hessian_of(layer, [(image, model.weight, model.bias, [2, 2], [1, 1]) for image in images])
+    assert found is not None
+    difference = torch.randn(4, 27)
+    outputs = torch.cat([F.conv2d(image, difference.reshape(4, 3, 3, 3), None, 2, 1) for image in images])
+    expected = outputs.square().sum(1).mean()
+    torch.testing.assert_close(torch.tensor(output_error(difference, found)), expected)
+
+
+# Through the recipe
+
+
+class Tagger(nn.Module):
+    """Trained on nothing, but with inputs that lie near a plane, as real activations do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.up, self.down = nn.Linear(8, 64), nn.Linear(64, 128), nn.Linear(128, 64)
+        self.conv = nn.Conv1d(64, 64, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(F.gelu(self.up(self.mix(x))))
+        return self.conv(y.transpose(1, 2))
+
+
+@pytest.fixture(scope="module")
+def tagger() -> Program:
+    torch.manual_seed(0)
+    return ew.capture(Tagger().eval(), (torch.randn(1, 12, 8),))
+
+
+def samples(seed: int, count: int) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [{"x": torch.randn(1, 12, 8, generator=generator)} for _ in range(count)]
+
+
+def held_out_db(one: Program, other: Program) -> float:
+    found = [
+        torch.cat([program.run(batch)["output_0"] for batch in samples(99, 16)]).numpy() for program in (one, other)
+    ]
+    return sqnr_db(*found)
+
+
+@pytest.mark.parametrize("scheme", ["w4", "w4g32", "w2g32"])
+def test_gptq_beats_plain_rounding_on_held_out_data_at_the_same_size(tagger: Program, scheme: str) -> None:
+    plain, gptq = (
+        ew.compress(tagger, [{"pass": "quantize", "scheme": scheme, **settings}], batches=samples(1, 32)).program
+        for settings in ({"search": False}, {"rounding": "gptq"})
+    )
+    assert plain.weight_bytes() == gptq.weight_bytes()
+    assert held_out_db(tagger, gptq) > held_out_db(tagger, plain) + 2
+
+
+def test_scaled_channels_beat_plain_rounding_on_held_out_data() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 16))
+    program = ew.capture(model, (torch.randn(1, 12, 64),))
+    name = program.inputs[0].name
+    salient = torch.ones(64)
+    salient[::16] = 15.0
+    batches = [{name: torch.randn(1, 12, 64) * salient} for _ in range(32)]
+    step = {"pass": "quantize", "scheme": "w4g32"}
+    plain = ew.compress(program, [step]).program
+    result = ew.compress(program, [{"pass": "scale-salient-channels"}, step], batches=batches[:16])
+    scaled = next(ran.report for ran in result.reports if ran.step.name == "scale-salient-channels")
+    assert scaled.rewrites > 0
+    original, *others = (
+        torch.cat([one.run(batch)["output_0"] for batch in batches[16:]]).numpy()
+        for one in (program, plain, result.program)
+    )
+    before, after = (sqnr_db(original, other) for other in others)
+    assert after > before + 2
+    assert plain.weight_bytes()["int4"] == result.program.weight_bytes()["int4"]
+
+
+def test_gptq_gives_the_same_integers_each_time(tagger: Program) -> None:
+    recipe = [{"pass": "quantize", "scheme": "w4g32", "rounding": "gptq"}]
+    one, two = (ew.compress(tagger, recipe, batches=samples(1, 8), seed=3).program for _ in range(2))
+    assert one.digest() == two.digest()
+    assert len(stored_weights(one)) == 4
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        [{"pass": "quantize", "scheme": "w4", "rounding": "gptq"}],
+        [{"pass": "scale-salient-channels"}, {"pass": "quantize", "scheme": "w4g32"}],
+    ],
+)
+def test_missing_calibration_data_is_refused_with_a_way_out(tagger: Program, recipe: list[dict[str, str]]) -> None:
+    with pytest.raises(CalibrationError, match="got: no batches\n  what to do: name a source"):
+        ew.compress(tagger, recipe)
+
+
+def test_an_unknown_rounding_names_the_known_ones(tagger: Program) -> None:
+    with pytest.raises(RecipeError, match="no such rounding\n  got: 'gtpq'\n  expected: did you mean 'gptq'"):
+        ew.compress(tagger, [{"pass": "quantize", "scheme": "w4", "rounding": "gtpq"}])
