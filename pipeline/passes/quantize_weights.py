@@ -18,7 +18,7 @@ from edgewright.pipeline.passes.graph import add_constant, insert_call
 from edgewright.pipeline.passes.layer_weights import LayerWeight, as_rows, from_rows, layer_weights
 from edgewright.pipeline.passes.module_patterns import ModulePatterns
 from edgewright.pipeline.program import Program
-from edgewright.pipeline.rounding import NEAREST, check_rounding
+from edgewright.pipeline.rounding import GPTQ, NEAREST, check_rounding
 from edgewright.pipeline.rounding.gptq import Gptq
 from edgewright.pipeline.rounding.grid import Grid
 from edgewright.pipeline.rounding.hessian import hessian_of
@@ -40,10 +40,11 @@ class QuantizeWeights:
         bits: 2 to 8.
         group: weights that share a scale; 0: all of an output channel.
         modules: patterns over module paths ("vision.*", or several: "vision.*|head").
-        rounding: "nearest", or "gptq": column by column, later ones making up for the errors of earlier ones, each
-            layer on what the quantized ones before it give for the calibration data.
+        rounding: "nearest"; "weighted", the same with scales searched for the least error at the layer's output, each
+            column by its mean squared input; or "gptq": column by column, later ones making up for the errors of
+            earlier ones, each layer on what the quantized ones before it give for the calibration data.
         damping, act_order: of GPTQ.
-        weigh_rows: GPTQ counts rows of the inputs by what the program's outputs owe them: padding not at all.
+        weigh_rows: both count rows of the inputs by what the program's outputs owe them: padding not at all.
         search: scales with the least squared error, not max|w| / m. Off for 8 bits, where it changes nothing.
         minimum_elements: smaller weights stay as they are.
     Source: Krishnamoorthi 2018, arXiv:1806.08342; Frantar 2023, arXiv:2210.17323.
@@ -87,11 +88,11 @@ class QuantizeWeights:
             if key not in stored:
                 rows = as_rows(program.tensor(found.constant), found.axis)
                 hessian = hessian_of(found.layer, inputs, influence.get(found.layer)) if inputs else None
-                if hessian is None:
-                    scales = grid.scales(rows)
-                    integers = grid.round(rows, scales)
-                else:
+                if hessian is not None and self.rounding == GPTQ:
                     integers, scales = Gptq(self.damping, self.act_order).round(rows, hessian, grid)
+                else:
+                    scales = grid.scales(rows, None if hessian is None else torch.diagonal(hessian))
+                    integers = grid.round(rows, scales)
                 stored[key] = _store(program, found, grid, integers, scales)
             found.layer.update_arg(found.place, stored[key])
 

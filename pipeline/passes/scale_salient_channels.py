@@ -32,6 +32,9 @@ class ScaleSalientChannels:
     The exponent a is the one of 0, 0.1, ... 1 with the least error at the outputs of all layers that read x, once
     their weights are rounded. A layer norm that only these read takes the division; elsewhere it is a product.
 
+    Scales are searched with the weight that the inputs give each column, as `quantize-weights` does with
+    `rounding = "weighted"` and "gptq": a search for the least error of the weights alone would clip the salient ones.
+
     Args:
         bits, group: of the scheme that follows.
         modules: patterns over module paths.
@@ -123,7 +126,7 @@ def _error(factor: Tensor, layers: list[tuple[Tensor, Tensor]], grid: Grid) -> f
     total = 0.0
     for weight, hessian in layers:
         scaled = weight * factor
-        scales = grid.scales(scaled)
+        scales = grid.scales(scaled, torch.diagonal(hessian) / factor.square())
         rounded = grid.round(scaled, scales) * grid.spread(scales, weight.shape[1])
         total += output_error(rounded / factor - weight, hessian)
     return total

@@ -6,8 +6,7 @@ from collections.abc import Sized
 
 from edgewright.errors import CalibrationError, RecipeError, did_you_mean
 
-NEAREST = "nearest"
-WAYS = (NEAREST, "gptq")
+NEAREST, WEIGHTED, GPTQ = WAYS = ("nearest", "weighted", "gptq")
 
 
 def check_rounding(way: str, batches: Sized) -> None:

@@ -67,7 +67,7 @@ def pack_blocks(model: Any) -> None:
             and len(turned) == len(users)
             and len(stored.dims) == 2
         ):
-            _turn(node, constants)
+            _turn(graph, node, constants, readers)
             for user in turned:
                 for reader in readers.get(user.output[0], []):
                     reader.input[:] = [node.output[0] if name == user.output[0] else name for name in reader.input]
@@ -80,13 +80,19 @@ def pack_blocks(model: Any) -> None:
     del graph.value_info[:]  # of values whose dtype or shape changed: inferred anew by whoever needs them
 
 
-def _turn(node: Any, constants: dict[str, Any]) -> None:
+def _turn(graph: Any, node: Any, constants: dict[str, Any], readers: dict[str, list[Any]]) -> None:
+    """Transpose a node's integers and scales; what another operation reads as well (a tied table) gets a copy."""
     from onnx import numpy_helper
 
-    for name in node.input:
+    for place, name in enumerate(node.input):
         value = numpy_helper.to_array(constants[name])
-        if value.ndim == 2:
+        if value.ndim != 2:
+            continue
+        if len(readers[name]) == 1:
             constants[name].CopyFrom(numpy_helper.from_array(value.T.copy(), name))
+        else:
+            node.input[place] = f"{name}.turned"
+            graph.initializer.append(numpy_helper.from_array(value.T.copy(), node.input[place]))
     for attribute in node.attribute:
         if attribute.name == "axis":
             attribute.i = 1 - attribute.i % 2

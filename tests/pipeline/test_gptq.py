@@ -152,8 +152,9 @@ def test_scaled_channels_beat_plain_rounding_on_held_out_data() -> None:
     salient[::16] = 15.0
     batches = [{name: torch.randn(1, 12, 64) * salient} for _ in range(32)]
     step = {"pass": "quantize", "scheme": "w4g32"}
-    plain = ew.compress(program, [step]).program
-    result = ew.compress(program, [{"pass": "scale-salient-channels"}, step], batches=batches[:16])
+    plain = ew.compress(program, [{**step, "search": False}]).program
+    weighted = {**step, "rounding": "weighted"}
+    result = ew.compress(program, [{"pass": "scale-salient-channels"}, weighted], batches=batches[:16])
     scaled = next(ran.report for ran in result.reports if ran.step.name == "scale-salient-channels")
     assert scaled.rewrites > 0
     original, *others = (

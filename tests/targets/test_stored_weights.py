@@ -6,6 +6,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import edgewright as ew
 from edgewright.errors import TargetError
@@ -87,3 +90,27 @@ def test_the_same_program_gives_the_same_bytes(target: str, tmp_path: Path) -> N
     program = compressed("encoder", "w4g32")
     files = [ew.lower(program, target, tmp_path / name).files for name in ("one", "two")]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
+
+
+class Tied(nn.Module):
+    """A table that is looked up, and multiplied with at the end: as in language models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.layer, self.head = nn.Embedding(96, 64), nn.Linear(64, 64), nn.Linear(64, 96, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(F.gelu(self.layer(self.words(tokens))))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_table_that_is_looked_up_and_multiplied_is_right_in_both(target: str, scheme: str, tmp_path: Path) -> None:
+    skip_without(target)
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 96, (1, 9))
+    program = ew.compress(ew.capture(Tied().eval(), (tokens,)), [{"pass": "quantize", "scheme": scheme}]).program
+    with ew.open(ew.lower(program, target, tmp_path)) as session:
+        got = session.run({"tokens": tokens.numpy()})["output_0"]
+    assert sqnr_db(program.run({"tokens": tokens})["output_0"].numpy(), got) > ROUNDED_ACTIVATIONS_DB
