@@ -1,0 +1,273 @@
+"""What each way to store weights leaves of a model, on held-out data, in the graph and in every target's file.
+
+MiniLM (real weights; Spearman's correlation of sentence similarities with the original's) and stdlib_lm (a small
+language model; perplexity). Weights are quantized with the calibration part, figures are of the held-out part.
+
+    python -m bench.quantization                        all, into docs/quantization.md; exit code 1 when an aim is missed
+    python -m bench.quantization --subjects stdlib_lm   one of them (the page is then only printed)
+    python -m bench.quantization --graphs               without the files
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from edgewright.pipeline.compress import compress
+from edgewright.pipeline.lowering import lower, open_artifact
+from edgewright.pipeline.metrics import sqnr_db
+from edgewright.pipeline.predictor import Run, run_program
+from edgewright.pipeline.program import Program
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "quantization.md"
+TARGETS = ("coreml", "onnx", "openvino", "tflite")
+Arrays = dict[str, "np.ndarray[Any, Any]"]
+Recipe = list[dict[str, Any]]
+
+
+def weights(scheme: str, **settings: Any) -> Recipe:
+    return [{"pass": "quantize", "scheme": scheme, **settings}]
+
+
+def three_bits(**settings: Any) -> Recipe:
+    return [{"pass": "quantize-weights", "bits": 3, "group": 32, **settings}]
+
+
+SCALED = {"pass": "scale-salient-channels"}
+RECIPES: dict[str, Recipe] = {
+    "w8": weights("w8"),
+    "w4, plain": weights("w4", search=False),
+    "w4, GPTQ": weights("w4", rounding="gptq"),
+    "w4g128, GPTQ": weights("w4g128", rounding="gptq"),
+    "w4g32, plain": weights("w4g32", search=False),
+    "w4g32, searched scales": weights("w4g32"),
+    "w4g32, AWQ": [SCALED, *weights("w4g32", rounding="weighted")],
+    "w4g32, GPTQ": weights("w4g32", rounding="gptq"),
+    "w4g32, AWQ and GPTQ": [SCALED, *weights("w4g32", rounding="gptq")],
+    "3 bits in groups of 32, plain": three_bits(search=False),
+    "3 bits in groups of 32, GPTQ": three_bits(rounding="gptq"),
+    "w2g32, plain": weights("w2g32", search=False),
+    "w2g32, GPTQ": weights("w2g32", rounding="gptq"),
+}
+IN_FILES = ("w8", "w4, GPTQ", "w4g32, GPTQ")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its data.
+
+    Args:
+        metric: of the function that predicts; `better` tells which way it is meant.
+        allowed: the worst metric of some recipes, given float32's.
+    """
+
+    build: Callable[[], torch.nn.Module]
+    calibration: Callable[[], Iterator[Arrays]]
+    held_out: Callable[[], Iterator[Arrays]]
+    label: str
+    metric: Callable[[Callable[[Arrays], Arrays]], float]
+    allowed: Mapping[str, Callable[[float], float]]
+    higher_is_better: bool
+
+
+def subjects() -> dict[str, Subject]:
+    from examples.minilm import data as minilm
+    from examples.minilm.model import build as build_minilm
+    from examples.stdlib_lm import data as stdlib_lm
+    from examples.stdlib_lm.model import build as build_lm
+
+    return {
+        "minilm": Subject(
+            build_minilm,
+            minilm.calibration,
+            minilm.validation,
+            "Spearman",
+            minilm.correlation,
+            {"w8": lambda full: full - 0.003, "w4g32, GPTQ": lambda full: full - 0.02},
+            higher_is_better=True,
+        ),
+        "stdlib_lm": Subject(
+            lambda: trained(build_lm(), "examples/stdlib_lm/stdlib_lm.safetensors"),
+            stdlib_lm.calibration,
+            stdlib_lm.validation,
+            "perplexity",
+            stdlib_lm.perplexity,
+            {"w8": lambda full: full * 1.002, "w4g32, GPTQ": lambda full: full * 1.02},
+            higher_is_better=False,
+        ),
+    }
+
+
+def trained(model: torch.nn.Module, checkpoint: str) -> torch.nn.Module:
+    from safetensors.torch import load_file
+
+    model.load_state_dict(load_file(str(PAGE.parent.parent / checkpoint)))
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe on a subject; `files` has a target's SQNR against the original, its share of float32, its metric."""
+
+    recipe: str
+    metric: float
+    sqnr_db: float
+    share: float
+    seconds: float
+    files: Mapping[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    name: str
+    label: str
+    metric: float
+    rows: tuple[Row, ...]
+    misses: tuple[str, ...]
+
+
+def measure(name: str, subject: Subject, *, files: bool, say: Callable[[str], None]) -> Measured:
+    from edgewright.pipeline.capture import capture
+
+    batches = [tensors(sample) for sample in subject.calibration()]
+    samples = list(subject.held_out())
+    program = capture(subject.build(), tensors(samples[0]))
+    original = outputs(run_program(program), samples)
+    full, floats = subject.metric(predictor(run_program(program))), stored(program)
+    rows, misses = [], []
+    for recipe, steps in RECIPES.items():
+        started = time.perf_counter()
+        compressed = compress(program, steps, batches=batches).program
+        seconds = time.perf_counter() - started
+        run = run_program(compressed)
+        found = {}
+        if files and recipe in IN_FILES:
+            found = {target: in_file(compressed, target, subject, samples, original, floats) for target in TARGETS}
+        row = Row(
+            recipe,
+            subject.metric(predictor(run)),
+            sqnr_db(original, outputs(run, samples)),
+            stored(compressed) / floats,
+            seconds,
+            found,
+        )
+        rows.append(row)
+        say(
+            f"{name} {recipe}: {subject.label} {row.metric:.4f}, {row.sqnr_db:.1f} dB, {row.share:.3f}, {seconds:.0f} s"
+        )
+        misses += [f"{name}: {miss}" for miss in missed(row, subject, full)]
+    plain, gptq = (next(row for row in rows if row.recipe == f"w4g32, {way}") for way in ("plain", "GPTQ"))
+    if (gptq.metric > plain.metric) != subject.higher_is_better:
+        misses.append(f"{name}: GPTQ is no better than plain rounding")
+    return Measured(name, subject.label, full, tuple(rows), tuple(misses))
+
+
+def missed(row: Row, subject: Subject, full: float) -> Iterator[str]:
+    sign = 1 if subject.higher_is_better else -1
+    allowed = subject.allowed.get(row.recipe)
+    if allowed is not None and sign * row.metric < sign * allowed(full):
+        yield f"{row.recipe}: {subject.label} {row.metric:.4f}, limit {allowed(full):.4f}"
+    for target, (found, share, _) in row.files.items():
+        if found < row.sqnr_db - 1:
+            yield f"{row.recipe} on {target}: {found:.1f} dB, the graph {row.sqnr_db:.1f}"
+        limit = {"w8": 0.27, "w4g32, GPTQ": 0.20}.get(row.recipe, 1.0)
+        if share > limit:
+            yield f"{row.recipe} on {target}: {share:.3f} of float32, limit {limit}"
+
+
+def in_file(
+    program: Program, target: str, subject: Subject, samples: Sequence[Arrays], original: Any, floats: int
+) -> tuple[float, float, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = lower(program, target, folder)
+        with open_artifact(artifact) as session:
+            found = sqnr_db(original, outputs(session.run, samples))
+            return found, artifact.size_bytes / floats, subject.metric(predictor(session.run))
+
+
+def tensors(sample: Arrays) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in sample.items()}
+
+
+def outputs(run: Run, samples: Sequence[Arrays]) -> np.ndarray[Any, Any]:
+    return np.concatenate([next(iter(run(sample).values())) for sample in samples])
+
+
+def predictor(run: Run) -> Callable[[Arrays], Arrays]:
+    def predict(inputs: Arrays) -> Arrays:
+        count = len(next(iter(inputs.values())))
+        results = [run({name: array[row : row + 1] for name, array in inputs.items()}) for row in range(count)]
+        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+    return predict
+
+
+def stored(program: Program) -> int:
+    return sum(program.weight_bytes().values())
+
+
+def page(found: Sequence[Measured]) -> str:
+    lines = [
+        "# Quantization",
+        "",
+        "Written by `python -m bench.quantization`. Arithmetic stays in float; weights and embedding tables are stored in "
+        "few bits. Calibrated on the calibration part of each example, measured on held-out data. *plain*: nearest "
+        "integers, scales from the largest weight. *searched scales*: the scale with the least squared error. SQNR is of "
+        "the outputs against the float32 model; bytes are the constants' share of float32.",
+        "",
+    ]
+    for measured in found:
+        lines += [
+            f"## {measured.name}: float32 {measured.label} {measured.metric:.4f}",
+            "",
+            f"| weights | {measured.label} | SQNR | bytes | seconds |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row.recipe} | {row.metric:.4f} | {row.sqnr_db:.1f} dB | {row.share:.3f} | {row.seconds:.0f} |"
+            for row in measured.rows
+        ]
+        lines += ["", "In the files, each run in its own runtime (Core ML by the reference interpreter):", ""]
+        lines += [f"| weights | target | {measured.label} | SQNR (graph) | file |", "|---|---|---|---|---|"]
+        lines += [
+            f"| {row.recipe} | {target} | {metric:.4f} | {reached:.1f} dB ({row.sqnr_db:.1f}) | {share:.3f} |"
+            for row in measured.rows
+            for target, (reached, share, metric) in row.files.items()
+        ]
+        lines.append("")
+    misses = [miss for measured in found for miss in measured.misses]
+    lines += ["## Aims that were missed", "", *([f"- {miss}" for miss in misses] or ["None."]), ""]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.quantization", description="error by scheme and rounding")
+    known = subjects()
+    parser.add_argument("--subjects", nargs="+", choices=sorted(known), default=sorted(known))
+    parser.add_argument("--graphs", action="store_true", help="leave the files out; the page is only printed")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    console = Console(highlight=False)
+    found = [
+        measure(name, known[name], files=not options.graphs, say=lambda line: console.print(line, markup=False))
+        for name in options.subjects
+    ]
+    text = page(found)
+    if len(found) == len(known) and not options.graphs:
+        PAGE.write_text(text, encoding="utf-8")
+    console.print(text, markup=False)
+    return 1 if any(measured.misses for measured in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
