@@ -3,7 +3,7 @@
 MiniLM (real weights; Spearman's correlation of sentence similarities with the original's) and stdlib_lm (a small
 language model; perplexity). Weights are quantized with the calibration part, figures are of the held-out part.
 
-    python -m bench.quantization                        all, into docs/quantization.md; exit code 1 when an aim is missed
+    python -m bench.quantization                        all, into docs/quantization.md; exit code 1 for a missed aim
     python -m bench.quantization --subjects stdlib_lm   one of them (the page is then only printed)
     python -m bench.quantization --graphs               without the files
 """
@@ -54,6 +54,7 @@ RECIPES: dict[str, Recipe] = {
     "w4g32, AWQ": [SCALED, *weights("w4g32", rounding="weighted")],
     "w4g32, GPTQ": weights("w4g32", rounding="gptq"),
     "w4g32, AWQ and GPTQ": [SCALED, *weights("w4g32", rounding="gptq")],
+    "mixed w4g32 and w8, at most 0.20": [{"pass": "mix-precision", "share": 0.2}],
     "3 bits in groups of 32, plain": three_bits(search=False),
     "3 bits in groups of 32, GPTQ": three_bits(rounding="gptq"),
     "w2g32, plain": weights("w2g32", search=False),
@@ -169,6 +170,9 @@ def measure(name: str, subject: Subject, *, files: bool, say: Callable[[str], No
     plain, gptq = (next(row for row in rows if row.recipe == f"w4g32, {way}") for way in ("plain", "GPTQ"))
     if (gptq.metric > plain.metric) != subject.higher_is_better:
         misses.append(f"{name}: GPTQ is no better than plain rounding")
+    mixed = next(row for row in rows if row.recipe.startswith("mixed"))
+    if any(row.sqnr_db >= mixed.sqnr_db and row.share <= mixed.share and row is not mixed for row in rows):
+        misses.append(f"{name}: a uniform scheme is as small as mixed precision and better")
     return Measured(name, subject.label, full, tuple(rows), tuple(misses))
 
 
@@ -220,10 +224,10 @@ def page(found: Sequence[Measured]) -> str:
     lines = [
         "# Quantization",
         "",
-        "Written by `python -m bench.quantization`. Arithmetic stays in float; weights and embedding tables are stored in "
-        "few bits. Calibrated on the calibration part of each example, measured on held-out data. *plain*: nearest "
-        "integers, scales from the largest weight. *searched scales*: the scale with the least squared error. SQNR is of "
-        "the outputs against the float32 model; bytes are the constants' share of float32.",
+        "Written by `python -m bench.quantization`. Arithmetic stays in float; weights and embedding tables are stored "
+        "in few bits. Calibrated on the calibration part of each example, measured on held-out data. *plain*: nearest "
+        "integers, scales from the largest weight. *searched scales*: the scale with the least squared error. SQNR is "
+        "of the outputs against the float32 model; bytes are the constants' share of float32.",
         "",
     ]
     for measured in found:

@@ -40,7 +40,7 @@ def row_influence(
     Rows are what a layer's weight is multiplied with: tokens, or the places of an image.
 
     Returns:
-        float32, (rows,), scaled to a mean of 1 over all batches; no entry for layers that no gradient reaches.
+        float32, (rows,); no entry for layers that no gradient reaches.
     Source: Kim 2025, arXiv:2505.07004 (GuidedQuant), equation 6, averaged over all output channels.
     """
     layers = list(layers)
@@ -61,16 +61,11 @@ def row_influence(
             if value.grad is not None:
                 found.setdefault(layer, []).append(_by_row(layer, value.grad))
     whole = {layer: rows for layer, rows in found.items() if len(rows) == len(batches)}
-    return {layer: _normalized(rows) for layer, rows in whole.items() if any(bool(row.any()) for row in rows)}
+    return {layer: rows for layer, rows in whole.items() if any(bool(row.any()) for row in rows)}
 
 
 def _by_row(layer: Node, gradient: Tensor) -> Tensor:
     squared = gradient.detach().square()
-    if layer.target is torch.ops.aten.linear.default:
+    if layer.target in (torch.ops.aten.linear.default, torch.ops.aten.embedding.default):
         return squared.sum(-1).reshape(-1)
     return squared.sum(1).reshape(-1)  # (batch, channels, places)
-
-
-def _normalized(rows: Sequence[Tensor]) -> list[Tensor]:
-    mean = torch.cat(list(rows)).mean()
-    return [row / mean for row in rows]

@@ -29,6 +29,7 @@ PASSES = {
     "guard-masked-rows": "edgewright.pipeline.passes.guard_masked_rows:GuardMaskedRows",
     "linear-products": "edgewright.pipeline.passes.linear_products:LinearProducts",
     "lower-ranks": "edgewright.pipeline.passes.lower_ranks:LowerRanks",
+    "mix-precision": "edgewright.pipeline.passes.mix_precision:MixPrecision",
     "move-patches": "edgewright.pipeline.passes.move_patches:MovePatches",
     "quantize-static": "edgewright.pipeline.passes.quantize_static:QuantizeStatic",
     "quantize-weights": "edgewright.pipeline.passes.quantize_weights:QuantizeWeights",

@@ -213,14 +213,24 @@ class DeliveryResult(Record):
     seconds: dict[str, float] = Field(default_factory=dict)
 
 
+class ChoiceRecord(Record):
+    """What mixed precision chose for a weight, its bytes, and what each scheme was expected to cost at the outputs."""
+
+    weight: str
+    scheme: str
+    bytes: int
+    costs: dict[str, float]
+
+
 class PassRecord(Record):
-    """A pass of the recipe: what it did, which nodes it left alone and why, and what it warns of (node, text)."""
+    """A pass of the recipe: what it did, which nodes it left alone and why, what it warns of (node, text) and chose."""
 
     name: str
     settings: dict[str, str | int | float | bool]
     rewrites: int
     skips: tuple[tuple[str, str], ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
+    choices: tuple[ChoiceRecord, ...] = ()
 
 
 class ReleaseResult(Record):

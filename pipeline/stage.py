@@ -13,7 +13,7 @@ from edgewright.pipeline.environment import versions_of
 from edgewright.pipeline.jobs import JOBS
 from edgewright.pipeline.manifest import DimRecord, EncodingRecord, Manifest, Measurements, PortRecord, Vectors
 from edgewright.pipeline.package import VECTORS, file_records, write_manifest, write_vectors
-from edgewright.pipeline.results import Comparison, DeliveryResult, PassRecord
+from edgewright.pipeline.results import ChoiceRecord, Comparison, DeliveryResult, PassRecord
 from edgewright.pipeline.validate import compare
 from edgewright.targets.base import Arrays, Artifact
 
@@ -130,6 +130,15 @@ def pass_records(reports: Sequence[Ran]) -> tuple[PassRecord, ...]:
             rewrites=ran.report.rewrites,
             skips=tuple((skip.node, skip.reason) for skip in ran.report.skips),
             warnings=tuple((caution.node, caution.text) for caution in ran.report.warnings),
+            choices=tuple(
+                ChoiceRecord(
+                    weight=choice.weight,
+                    scheme=choice.scheme,
+                    bytes=choice.bytes,
+                    costs={name: float(f"{cost:.4g}") for name, cost in choice.costs.items()},
+                )
+                for choice in ran.report.choices
+            ),
         )
         for ran in reports
     )

@@ -24,15 +24,27 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a pass chose for a weight, the bytes that it takes, and what each scheme was expected to cost."""
+
+    weight: str
+    scheme: str
+    bytes: int
+    costs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class PassReport:
     """What a pass did: how many places it rewrote, and which it left alone. 0 rewrites means: graph unchanged.
 
-    `warnings` are what it found odd on the way: the user should look at it.
+    `warnings` are what it found odd on the way: the user should look at it. `choices` are its decisions, where it had
+    any to make.
     """
 
     rewrites: int
     skips: tuple[Skip, ...] = ()
     warnings: tuple[Caution, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)

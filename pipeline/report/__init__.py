@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgewright.pipeline.report.charts import Chart, dtype_chart, size_chart
+from edgewright.pipeline.report.choices import ChoiceTable, choice_table
 from edgewright.pipeline.report.drift import DeliveryDrift, drifts
 from edgewright.pipeline.report.figures import LEGEND, TITLES, Shown, duration
 from edgewright.pipeline.report.latency import LatencyChart, latency_chart
@@ -40,6 +41,7 @@ class Page:
     unverified: tuple[tuple[str, tuple[str, ...]], ...]
     troubles: tuple[Trouble, ...]
     warnings: tuple[tuple[str, str], ...]
+    choices: ChoiceTable | None
     recipe: tuple[PassRecord, ...]
     stages: tuple[tuple[str, Shown], ...]
     delivery_stages: tuple[tuple[str, tuple[tuple[str, Shown], ...]], ...]
@@ -85,6 +87,7 @@ def _page(result: ReleaseResult) -> Page:
         unverified=tuple((delivery.name, unverified_of(delivery)) for delivery in result.deliveries),
         troubles=troubles(result),
         warnings=tuple(warning for record in result.recipe for warning in record.warnings),
+        choices=choice_table(result),
         recipe=result.recipe,
         stages=_durations(result.seconds),
         delivery_stages=tuple((item.name, _durations(item.seconds)) for item in result.deliveries if item.seconds),

@@ -20,23 +20,24 @@ def hessian_of(
 
     Args:
         inputs: the layer's arguments in each batch.
-        influence: how much each x counts, in each batch: float32, (rows,); None: all the same.
+        influence: how much each x counts, in each batch: float32, (rows,), in any unit; None: all the same.
     Returns:
         None for layers whose rows read different inputs (grouped convolutions, embeddings).
     Source: Frantar 2023, arXiv:2210.17323, section 3 (without the factor 2, which changes nothing).
     """
     total: Tensor | None = None
-    count = 0
+    count = 0.0
     for place, arguments in enumerate(inputs):
         rows = _rows(layer, arguments)
         if rows is None:
             return None
         if influence is not None:
-            rows = rows * influence[place].sqrt()[:, None]
-        product = rows.T @ rows
+            counted = influence[place]
+            product, count = (rows * counted[:, None]).T @ rows, count + float(counted.sum())
+        else:
+            product, count = rows.T @ rows, count + len(rows)
         total = product if total is None else total.add_(product)
-        count += len(rows)
-    return None if total is None else total / count
+    return None if total is None or not count else total / count
 
 
 def _rows(layer: Node, arguments: tuple[object, ...]) -> Tensor | None:

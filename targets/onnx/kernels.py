@@ -14,6 +14,7 @@ INTEGER_KERNELS = {
     "MatMulInteger": 1,
     "MatMulIntegerToFloat": 1,
     "DynamicQuantizeMatMul": 1,
+    "MatMulNBits": 1,  # at its default accuracy level, each row of activations is rounded to 8 bits
     "QGemm": 3,
     "QAttention": 1,
 }

@@ -135,7 +135,9 @@ def _executed(path: Path, stated: Mapping[str, int], booleans: set[str]) -> tupl
     import openvino
 
     try:
-        layers = compile_model(path, 1).get_runtime_model().get_ordered_ops()
+        compiled = compile_model(path, 1)
+        layers = compiled.get_runtime_model().get_ordered_ops()
+        rounds = int(compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) > 0
     except Exception as error:  # noqa: BLE001  (the plugin raises RuntimeError and others on files that it cannot take)
         reason = str(error).strip().splitlines()[-1]
         return None, [f"OpenVINO {openvino.__version__.split('-')[0]} does not compile the file: {reason}"]
@@ -154,7 +156,7 @@ def _executed(path: Path, stated: Mapping[str, int], booleans: set[str]) -> tupl
             continue
         reads = tuple(_value(port.get_source_output()) for port in node.inputs())
         writes = tuple(_value(port) for port in node.outputs())
-        for place, kernel in enumerate(_kernels(node, stated)):
+        for place, kernel in enumerate(_kernels(node, stated, rounds)):
             edges = (reads, writes) if place == 0 else ((), ())
             steps.append(Step(kernel.name, kernel.op, kernel.compute, kernel.macs, *edges))
     return Executed(tuple(steps), dtypes, sizes, frozenset(constants)), []
@@ -238,14 +240,14 @@ def _macs(node: Any, kind: str) -> int:
     return 0
 
 
-def _kernels(node: Any, stated: Mapping[str, int]) -> list[Operation]:
+def _kernels(node: Any, stated: Mapping[str, int], rounds: bool) -> list[Operation]:
     """A layer of the runtime graph; of a fused subgraph, every product in it.
 
     The plugin compiles whole perceptrons and attention heads into one `Subgraph` that shows the dtype of its result
     only. A product in it runs in integers when its dequantization was moved behind it.
     """
     if _layer(node) != "Subgraph":
-        return [_kernel(node, stated)]
+        return [_kernel(node, stated, rounds)]
     names = _originals(node)
     precision = _dtype(str(node.get_rt_info()["runtimePrecision"].astype(str)))
     products = [
@@ -256,10 +258,17 @@ def _kernels(node: Any, stated: Mapping[str, int]) -> list[Operation]:
     return products or [Operation(node.get_friendly_name(), "Subgraph", precision)]
 
 
-def _kernel(node: Any, stated: Mapping[str, int]) -> Operation:
-    """One layer of the runtime graph. Its weights keep the layout of the file: OIHW, or [out, in]."""
+def _kernel(node: Any, stated: Mapping[str, int], rounds: bool) -> Operation:
+    """One layer of the runtime graph. Its weights keep the layout of the file: OIHW, or [out, in].
+
+    A linear layer with compressed weights and float activations shows the weights' dtype; it computes in 8 bits where
+    the plugin `rounds` activations as they come, and in float otherwise.
+    """
     layer = _layer(node)
     precision = _dtype(str(node.get_rt_info()["runtimePrecision"].astype(str)))
+    if layer == "FullyConnected" and precision.startswith(("int", "uint")):
+        read = _dtype(node.input(0).get_source_output().element_type.get_type_name())
+        precision = ("int8" if rounds else read) if "float" in read else precision
     macs = 0
     inputs = [_shape(port.get_source_output()) for port in node.inputs()]
     if layer in CONVOLUTIONS and len(inputs) > 1:

@@ -43,7 +43,10 @@ def test_the_file_stores_the_integers_and_computes_the_graph(
     skip_without(target)
     program = compressed(model, scheme)
     artifact = ew.lower(program, target, tmp_path)
-    found = get_target(target).inspect(artifact).bytes_by_dtype
+    inspection = get_target(target).inspect(artifact)
+    found = inspection.bytes_by_dtype
+    if scheme == "w8":
+        assert inspection.low_precision_share == 0, "arithmetic is float"
     stated = program.weight_bytes()
     assert sum(found.values()) <= 1.1 * sum(stated.values()) + 20_000
     small = stated.get("int4", 0) + stated.get("int8", 0)

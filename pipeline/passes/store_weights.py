@@ -1,0 +1,93 @@
+"""Round chosen weights to their grids and put the integers into the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torchao.quantization.quant_primitives  # noqa: F401  (registers torchao.dequantize_affine)
+from torch import Tensor
+from torch.fx import Node
+
+from edgewright.calibration.influence import row_influence
+from edgewright.calibration.lockstep import run_in_lockstep
+from edgewright.pipeline.passes.base import Context
+from edgewright.pipeline.passes.graph import add_constant, insert_call
+from edgewright.pipeline.passes.layer_weights import LayerWeight, as_rows, from_rows
+from edgewright.pipeline.program import Program
+from edgewright.pipeline.rounding import GPTQ, NEAREST
+from edgewright.pipeline.rounding.gptq import Gptq
+from edgewright.pipeline.rounding.grid import Grid
+from edgewright.pipeline.rounding.hessian import hessian_of
+
+PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
+BLOCKS = torch.ops.torchao.dequantize_affine.default
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How integers are found: see `QuantizeWeights` for the settings."""
+
+    way: str
+    damping: float
+    act_order: bool
+    weigh_rows: bool
+
+    def store(self, program: Program, context: Context, chosen: Mapping[Node, tuple[LayerWeight, Grid]]) -> None:
+        """Replace the weight of each layer; one that several layers read is rounded and stored once."""
+        stored: dict[tuple[str, int], Node] = {}
+        influence: dict[Node, list[Tensor]] = {}
+        if self.way != NEAREST and self.weigh_rows:
+            influence = row_influence(program, context.batches, chosen, context.seed)
+
+        def visit(found: LayerWeight, grid: Grid, inputs: list[tuple[Any, ...]]) -> None:
+            key = str(found.constant.target), found.axis
+            if key not in stored:
+                rows = as_rows(program.tensor(found.constant), found.axis)
+                hessian = hessian_of(found.layer, inputs, influence.get(found.layer)) if inputs else None
+                if hessian is not None and self.way == GPTQ:
+                    integers, scales = Gptq(self.damping, self.act_order).round(rows, hessian, grid)
+                else:
+                    scales = grid.scales(rows, None if hessian is None else torch.diagonal(hessian))
+                    integers = grid.round(rows, scales)
+                stored[key] = _put(program, found, grid, integers, scales)
+            found.layer.update_arg(found.place, stored[key])
+
+        if self.way == NEAREST:
+            for found, grid in chosen.values():
+                visit(found, grid, [])
+        else:
+            run_in_lockstep(program, context.batches, {layer: partial(visit, *chosen[layer]) for layer in chosen})
+
+
+def grid_for(shape: tuple[int, ...], bits: int, group: int, *, search: bool) -> tuple[Grid, str]:
+    """The grid of a weight of `shape`, and why it is not the one that was asked for (empty where it is)."""
+    if not group:
+        return Grid(bits, 0, search and bits < 8), ""
+    if len(shape) != 2:
+        return Grid(8), "groups run along the inputs of linear layers: it got 8 bits, one scale an output channel"
+    if shape[1] % group:
+        return Grid(8), f"its {shape[1]} columns are no multiple of {group}: it got 8 bits, one scale a row"
+    return Grid(bits, group, search and bits < 8), ""
+
+
+def _put(program: Program, found: LayerWeight, grid: Grid, steps: Tensor, scales: Tensor) -> Node:
+    """The integers and scales as constants before the first use, and the operation that restores the weight."""
+    name, first = str(found.constant.target), found.constant
+    shape = tuple(program.tensor(first).shape)
+    integers = add_constant(program, f"{name}_int{grid.bits}", from_rows(steps, shape, found.axis), first)
+    if grid.bits == 8 and not grid.group:
+        scale = add_constant(program, f"{name}_scale", scales[:, 0], first)
+        zero_point = add_constant(program, f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64), first)
+        channels = (scale, zero_point, found.axis, grid.lowest, grid.highest, torch.int8)
+        return insert_call(program, first, PER_CHANNEL, integers, *channels, like=found.layer)
+    block = [1 if axis == found.axis else size for axis, size in enumerate(shape)]
+    if grid.group:
+        block[1] = grid.group
+    counts = [size // width for size, width in zip(shape, block, strict=True)]
+    scale = add_constant(program, f"{name}_scale", scales.reshape(counts), first)
+    blocks = (block, scale, None, torch.int8, grid.lowest, grid.highest)
+    return insert_call(program, first, BLOCKS, integers, *blocks, like=found.layer)
