@@ -23,6 +23,7 @@ from edgewright.pipeline.shapes import Dim, OpenShapes, Shape, sized
 
 LOOK_UP = "edgewright.look_up.default"  # by name: its module registers it
 
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Name, shape and dtype ("float32", "int64", ...) of one input or output.
@@ -209,7 +210,7 @@ class Program:
                     bits = (highest - lowest).bit_length()
                     name = f"int{bits}"
                 elif str(user.target) == LOOK_UP and user.args[0] is node:
-                    bits = (user.args[1].meta["val"].shape[-2] - 1).bit_length()
+                    bits = (user.all_input_nodes[1].meta["val"].shape[-2] - 1).bit_length()
                     name = f"uint{bits}"
             sizes[name] = sizes.get(name, 0) + (tensor.numel() * bits + 7) // 8
         return sizes

@@ -90,7 +90,9 @@ class PalettizeWeights:
         if not 1 <= self.bits <= 8:
             raise RecipeError("a palette has 2**bits values", got=f"bits = {self.bits}", expected="1 to 8")
         if self.group < 0:
-            raise RecipeError("a group is a number of output channels", got=f"group = {self.group}", expected="0 or more")
+            raise RecipeError(
+                "a group is a number of output channels", got=f"group = {self.group}", expected="0 or more"
+            )
         if self.weighted and not len(context.batches):
             raise CalibrationError(
                 "weighted palettes need calibration data",

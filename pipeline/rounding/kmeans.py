@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
-MOST_PIECES = 4096
+MOST_PIECES = 2048
 PIECES_PER_CLUSTER = 32
 AT_ONCE = 1 << 20  # pieces of all groups together
 MOST_ROUNDS = 200
@@ -149,9 +149,7 @@ def _best_borders(sums: Floats, count: int) -> Places:
     return np.stack([np.zeros(rows, dtype=np.intp), *reversed(borders)], axis=1)
 
 
-def _search(
-    flat: Floats, best: Floats, after: Floats, choice: Places, at: Places, low: Places, high: Places
-) -> None:
+def _search(flat: Floats, best: Floats, after: Floats, choice: Places, at: Places, low: Places, high: Places) -> None:
     """Fill `after` and `choice` at the places `at` of every row, with m between `low` and `high`, (rows, places)."""
     rows, ends = best.shape
     row_starts = np.repeat(np.arange(rows) * ends, len(at))
@@ -173,4 +171,5 @@ def _errors(flat: Floats, start: Places, end: Places) -> Floats:
     """sum w v^2 - (sum w v)^2 / sum w of intervals; 0 of empty ones."""
     mass, moment = flat[0][end] - flat[0][start], flat[1][end] - flat[1][start]
     error = flat[2][end] - flat[2][start] - moment**2 / np.where(mass > 0, mass, 1.0)
-    return np.maximum(error, 0.0)
+    positive: Floats = np.maximum(error, 0.0)
+    return positive
