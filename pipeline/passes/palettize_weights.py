@@ -29,13 +29,15 @@ class PalettizeWeights:
     """Given: linear(x, w). Result: linear(x, look_up(i, t)) with t the 2**bits values that fit w best, i in uint8.
 
     The values are those of k-means over a weight's numbers: dense where the weights are, unlike the even steps of
-    integers. A table is 4 * 2**bits bytes, so weights whose tables would take what their indices save stay as they
-    are, and tables for groups that do not pay, or do not divide the output channels, become one for the weight; the
-    report says so. A weight of two layers is stored once.
+    integers. A table is 4 * vector * 2**bits bytes, so weights whose tables would take what their indices save stay as
+    they are, and tables for groups that do not pay, or do not divide the output channels, become one for the weight;
+    the report says so. A weight of two layers is stored once.
 
     Args:
         bits: 1 to 8.
         group: output channels (rows of an embedding) that share a table; 0: all of them.
+        vector: weights of neighboring inputs that share an index, which picks as many values: `bits` bits serve them
+            all. 1: each weight has its own.
         modules: patterns over module paths ("vision.*", or several: "vision.*|head").
         weighted: errors count by what the calibration data makes of them at the layer's output: by the mean square of
             what their column is multiplied with, and that by what the program's outputs owe each row. Needs data.
@@ -48,6 +50,7 @@ class PalettizeWeights:
     runs_after: ClassVar[tuple[str, ...]] = ("fold-batchnorm", "fold-constants", "drop-identities", "linear-products")
     bits: int = 4
     group: int = 0
+    vector: int = 1
     modules: str = "*"
     weighted: bool = False
     minimum_elements: int = 256
@@ -75,8 +78,8 @@ class PalettizeWeights:
             if key not in stored:
                 rows = as_rows(program.tensor(found.constant), found.axis).float()
                 hessian = hessian_of(found.layer, inputs, influence.get(found.layer)) if inputs else None
-                tables = palette.tables(rows, None if hessian is None else _importance(hessian))
-                stored[key] = _store(program, found, palette.bits, palette.indices(rows, tables), tables)
+                tables = palette.tables(rows, None if hessian is None else _importance(hessian), context.seed)
+                stored[key] = _store(program, found, palette.indices(rows, tables), tables)
             found.layer.update_arg(found.place, stored[key])
 
         if self.weighted:
@@ -93,6 +96,10 @@ class PalettizeWeights:
             raise RecipeError(
                 "a group is a number of output channels", got=f"group = {self.group}", expected="0 or more"
             )
+        if self.vector < 1:
+            raise RecipeError(
+                "an index is for a number of weights", got=f"vector = {self.vector}", expected="1 or more"
+            )
         if self.weighted and not len(context.batches):
             raise CalibrationError(
                 "weighted palettes need calibration data",
@@ -105,16 +112,23 @@ class PalettizeWeights:
         count, channels = weight.numel(), weight.shape[found.axis]
         if count < self.minimum_elements:
             return None, f"{count} weights are too few to gain from it"
-        saved, table = (4 * count) - (count * self.bits + 7) // 8, 4 * 2**self.bits
+        inputs, reasons = weight.shape[1 - found.axis], []
+        vector = self.vector
+        if inputs % vector:
+            reasons.append(f"its {inputs} inputs are no multiple of {vector}: each weight got an index")
+            vector = 1
+        saved, table = 4 * count - (count // vector * self.bits + 7) // 8, 4 * vector * 2**self.bits
         if table >= saved:
             return None, f"a table takes {table} bytes, and indices save {saved}"
-        if not self.group or self.group == channels:
-            return Palette(self.bits), ""
-        if channels % self.group:
-            return Palette(self.bits), f"its {channels} channels are no multiple of {self.group}: it got one table"
-        if table * (channels // self.group) >= saved:
-            return Palette(self.bits), f"{channels // self.group} tables take more than the indices save: it got one"
-        return Palette(self.bits, self.group), ""
+        group = self.group
+        if group and channels % group:
+            reasons.append(f"its {channels} channels are no multiple of {group}: it got one table")
+            group = 0
+        elif group and table * (channels // group) >= saved:
+            reasons.append(f"{channels // group} tables take more than the indices save: it got one")
+            group = 0
+        inner = weight[0, 0].numel()
+        return Palette(self.bits, group, vector, inner), "; ".join(reasons)
 
 
 def _importance(hessian: Tensor) -> Tensor:
@@ -122,13 +136,17 @@ def _importance(hessian: Tensor) -> Tensor:
     return diagonal.clamp(min=LEAST_IMPORTANCE * float(diagonal.mean()))
 
 
-def _store(program: Program, found: LayerWeight, bits: int, steps: Tensor, tables: Tensor) -> Node:
+def _store(program: Program, found: LayerWeight, steps: Tensor, tables: Tensor) -> Node:
     """Indices and tables as constants before the first use, and the operation that restores the weight."""
     from edgewright.pipeline.look_up import LOOK_UP
 
     name, first = str(found.constant.target), found.constant
-    shape = tuple(program.tensor(first).shape)
-    indices = add_constant(program, f"{name}_index{bits}", from_rows(steps, shape, found.axis), first)
-    blocks = [len(tables) if axis == found.axis else 1 for axis in range(len(shape))]
-    table = add_constant(program, f"{name}_palette", tables.reshape(*blocks, 2**bits, 1), first)
-    return insert_call(program, first, LOOK_UP, indices, table, like=found.layer)
+    groups, entries, vector = tables.shape
+    shape = list(program.tensor(first).shape)
+    inputs = 1 - found.axis
+    shape[inputs] //= vector
+    indices = add_constant(program, f"{name}_index", from_rows(steps, tuple(shape), found.axis), first)
+    blocks = [groups if axis == found.axis else 1 for axis in range(len(shape))]
+    table = add_constant(program, f"{name}_palette", tables.reshape(*blocks, entries, vector), first)
+    axis = (inputs,) if vector > 1 else ()
+    return insert_call(program, first, LOOK_UP, indices, table, *axis, like=found.layer)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
 MOST_PIECES = 2048
-PIECES_PER_CLUSTER = 32
+PIECES_PER_CLUSTER = 64
 AT_ONCE = 1 << 20  # pieces of all groups together
 MOST_ROUNDS = 200
 

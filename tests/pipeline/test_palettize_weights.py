@@ -31,7 +31,9 @@ def normal(seed: int, *shape: int) -> Tensor:
 def restored(palette: Palette, rows: Tensor, importance: Tensor | None = None) -> Tensor:
     tables = palette.tables(rows, importance)
     indices = palette.indices(rows, tables).reshape(len(tables), -1)
-    return torch.gather(tables, 1, indices.long()).reshape(rows.shape)
+    return torch.stack([table[places.long()] for table, places in zip(tables, indices, strict=True)]).reshape(
+        rows.shape
+    )
 
 
 # k-means
@@ -85,7 +87,7 @@ def test_the_same_numbers_give_the_same_table_whatever_their_order() -> None:
     assert torch.equal(Palette(4).tables(weight.clone()), table)
     shuffled = weight.flatten()[torch.randperm(10_000, generator=torch.Generator().manual_seed(1))]
     assert torch.equal(Palette(4).tables(shuffled.reshape(100, 100)), table)
-    assert bool((table.diff() > 0).all())
+    assert bool((table[0, :, 0].diff() > 0).all())
 
 
 def test_many_numbers_come_near_the_known_optimum() -> None:
@@ -109,6 +111,21 @@ def test_important_columns_err_less() -> None:
     errors = [(found - weight).square()[:, 0].sum() for found in (plain, weighted)]
     assert errors[1] < 0.8 * errors[0]
     assert ((weighted - weight).square() * importance).sum() < ((plain - weight).square() * importance).sum()
+
+
+@given(bits=st.sampled_from([4, 6, 8]), heavy=st.booleans(), seed=st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_pairs_of_weights_err_less_than_single_ones_of_as_many_bits(bits: int, heavy: bool, seed: int) -> None:
+    weight = normal(seed, 64, 80) ** (3 if heavy else 1)
+    single = (restored(Palette(bits // 2), weight) - weight).square().sum()
+    assert (restored(Palette(bits, vector=2), weight) - weight).square().sum() <= single * 1.0001
+
+
+def test_vectors_are_the_same_for_the_same_seed_and_exact_where_the_table_holds_all() -> None:
+    weight = normal(0, 64, 80)
+    assert torch.equal(Palette(6, vector=4).tables(weight), Palette(6, vector=4).tables(weight))
+    few = normal(1, 5, 4)[torch.randint(0, 5, (16, 20), generator=torch.Generator().manual_seed(1))].flatten(1)
+    torch.testing.assert_close(restored(Palette(3, vector=4), few), few)
 
 
 # The operation
@@ -219,6 +236,18 @@ def test_groups_that_do_not_pay_or_do_not_divide_become_one_table(program: Progr
     assert "64 tables take more than the indices save: it got one" in many["small.weight"]
 
 
+def test_vectors_lie_along_the_inputs(program: Program) -> None:
+    result = ew.compress(program, [{"pass": "quantize", "scheme": "p6", "vector": 2, "group": 32}])
+    stored = {palette.node.args[0].target.split("_")[0]: palette for palette in stored_palettes(result.program)}
+    shapes = {name: (tuple(palette.indices.shape), tuple(palette.table.shape)) for name, palette in stored.items()}
+    assert shapes["mix"] == ((64, 32, 3), (2, 1, 1, 64, 2))
+    assert shapes["spread"] == ((32, 32, 2), (1, 1, 1, 64, 2)), "a transposed convolution has its inputs first"
+    assert shapes["up"] == ((40, 32), (1, 1, 64, 2))
+    assert error_db(program, result.program) > error_db(program, compressed(program, "p3"))
+    many = skips_of(ew.compress(program, [{"pass": "quantize", "scheme": "p4", "vector": 3}]))
+    assert "64 inputs are no multiple of 3: each weight got an index" in many["mix.weight"]
+
+
 def test_what_a_table_outweighs_stays_as_it_is(program: Program) -> None:
     recipe = [{"pass": "quantize", "scheme": "p8", "minimum_elements": 1, "modules": "tiny"}]
     result = ew.compress(program, recipe)
@@ -265,6 +294,7 @@ def test_the_same_seed_gives_the_same_program(program: Program) -> None:
     [
         ({"weighted": True}, CalibrationError, "weighted palettes need calibration data"),
         ({"group": -1}, RecipeError, "number of output channels"),
+        ({"vector": 0}, RecipeError, "got: vector = 0"),
         ({"bits": 3}, RecipeError, r"the scheme says this already\s+got: bits"),
         ({"modules": "hed"}, RecipeError, "did you mean 'head'"),
     ],

@@ -44,6 +44,8 @@ def needs_coreml() -> None:
         ("p4", {}, "iOS==16", "16"),
         ("p4", {}, "iOS==18", "18"),
         ("p4", {"group": 8}, None, "18"),
+        ("p4", {"vector": 2}, None, "18"),
+        ("p6", {"vector": 4, "group": 32}, None, "18"),
         ("p6", {}, None, "17"),
         ("p8", {}, None, "17"),
     ],
@@ -58,13 +60,25 @@ def test_the_file_stores_packed_indices_and_computes_the_graph(
     sizes = program.weight_bytes()
     assert sum(found.bytes_by_dtype.values()) <= sum(sizes.values()) + 500
     indices = sizes[f"uint{scheme[1:]}"]
-    packed = f"uint{scheme[1:]}" if stated == "18" else "uint8"  # before iOS 18 they are bytes of bits
-    assert found.bytes_by_dtype[packed] == indices
+    assert found.bytes_by_dtype[f"uint{scheme[1:]}"] == indices
     (batch,) = SMALL[model].batches(1, seed=5)
     with ew.open(artifact) as session:
         got = session.run({name: value.numpy() for name, value in batch.items()})
     for name, value in program.run(batch).items():
         assert sqnr_db(value.numpy(), got[name]) > 80, name
+
+
+def test_float16_leaves_the_tables_alone(tmp_path: Path) -> None:
+    recipe = [{"pass": "quantize", "scheme": "p4", "group": 4, "modules": "block*"}]
+    program = ew.compress(captured("encoder"), [*recipe, {"pass": "quantize", "scheme": "fp16"}]).program
+    assert {"uint4", "float16"} <= set(program.weight_bytes())
+    artifact = ew.lower(program, "coreml", tmp_path)
+    assert {"uint4", "float16"} <= set(get_target("coreml").inspect(artifact).bytes_by_dtype)
+    (batch,) = SMALL["encoder"].batches(1, seed=5)
+    with ew.open(artifact) as session:
+        got = session.run({name: value.numpy() for name, value in batch.items()})
+    for name, value in program.run(batch).items():
+        assert sqnr_db(value.numpy(), got[name]) > 40, name
 
 
 def test_the_same_program_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -79,7 +93,7 @@ def test_bits_are_packed_least_significant_first() -> None:
     assert pack_bits(np.array([[63], [1]], dtype=np.uint8), 6).tolist() == [0b01111111, 0]
 
 
-@pytest.mark.parametrize(("scheme", "settings"), [("p3", {}), ("p4", {"group": 8})])
+@pytest.mark.parametrize(("scheme", "settings"), [("p3", {}), ("p4", {"group": 8}), ("p4", {"vector": 2})])
 def test_an_older_ios_is_refused_the_newer_palettes(scheme: str, settings: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"came with iOS 18, macOS 15; name a newer runtime .* p1, p2, p4, p6, p8"):
         ew.lower(compressed("cnn", scheme, **settings), "coreml", tmp_path, minimum="iOS==17")
