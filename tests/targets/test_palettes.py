@@ -17,6 +17,7 @@ from edgewright.pipeline.program import Program
 from edgewright.targets import get_target, require_runtime, target_names
 from edgewright.targets.coreml.weights import pack_bits
 from tests.small_models import SMALL, captured
+from tests.small_release import deliver, result_of, run_command, write_release
 
 OTHERS = [name for name in target_names() if name != "coreml"]
 
@@ -124,3 +125,15 @@ def test_a_format_without_palettes_names_the_nearest_integers(target: str, tmp_p
         ew.lower(compressed("cnn", "p4"), target, tmp_path)
     assert ("compress with 'w4'" if whole else "leave the target out") in str(caught.value)
     assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+@pytest.mark.slow
+def test_a_release_of_palettes_passes_and_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Through the workers, which read the program from a file, and the package's own reference."""
+    compress = '[[compress]]\npass = "quantize"\nscheme = "p4"\nminimum_elements = 64\n'
+    release = write_release(tmp_path / "release", deliveries=deliver("coreml"), compress=compress)
+    assert run_command("export", release.file, "--out", tmp_path / "out") == 0, capsys.readouterr().err
+    (delivery,) = result_of(tmp_path / "out")["deliveries"]
+    assert delivery["status"] == "passed"
+    assert delivery["lowering"]["sqnr_db"] > 80
+    assert run_command("verify", tmp_path / "out" / delivery["package"]) == 0
