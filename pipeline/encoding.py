@@ -6,6 +6,7 @@ fp32 | fp16 | w8a8 (static) | w8a8-dynamic | w<bits>[g<group>] (weights alone) |
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgewright.errors import RecipeError, did_you_mean
@@ -14,7 +15,8 @@ GRAMMAR = re.compile(
     r"(?P<float>fp32|fp16)|p(?P<palette>[1-8])|w(?P<weight>2|4|8)(?:a(?P<activation>8|16)(?P<dynamic>-dynamic)?|g(?P<group>\d+))?"
 )
 WEIGHT_ONLY = ("w8", "w4", "w4g32", "w4g64", "w4g128", "w2g32")
-AVAILABLE = ("fp32", "fp16", "w8a8", *WEIGHT_ONLY)
+PALETTES = tuple(f"p{bits}" for bits in range(1, 9))
+AVAILABLE = ("fp32", "fp16", "w8a8", *WEIGHT_ONLY, *PALETTES)
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,17 @@ class Scheme:
             match["dynamic"] is not None,
             int(match["group"]) if match["group"] else None,
         )
+
+
+def nearest_scheme(name: str, known: Iterable[str]) -> str | None:
+    """What comes nearest to a palette among other schemes: of its bits or the next more, palettes before integers.
+
+    None for what is no palette, or where none of `known` stores weights alone.
+    """
+    wanted = GRAMMAR.fullmatch(name)
+    if wanted is None or not wanted["palette"]:
+        return None
+    least = int(wanted["palette"])
+    bits = {other: int(other[1:]) for other in known if other in (*PALETTES, "w8", "w4")}
+    enough = [other for other in bits if bits[other] >= least]
+    return min(enough, key=lambda other: (other[0] != "p", bits[other]), default=None)

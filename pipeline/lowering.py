@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgewright.errors import LoweringError, TargetError, did_you_mean
+from edgewright.pipeline.encoding import PALETTES, nearest_scheme
 from edgewright.pipeline.passes.runner import run_passes
+from edgewright.pipeline.passes.stored_palettes import stored_palettes
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.recipe import build_passes
 from edgewright.pipeline.shapes import OpenShapes, cases
@@ -64,7 +66,7 @@ def write_files(program: Program, target: Target, folder: Path, *, integer_bound
     refuse(open_size_refusals(program.shapes, target))
     listed = bool(program.dims) and target.capabilities.open_sizes == "listed"  # it legalizes one graph a size
     legal = program if listed else run_passes(program, target.legalize()).program
-    refuse(target.refusals(legal))
+    refuse((*target.refusals(legal), *palette_refusals(legal, target)))
     try:
         return target.lower(legal, folder, integer_boundary=integer_boundary)
     except TargetError:
@@ -75,6 +77,17 @@ def write_files(program: Program, target: Target, folder: Path, *, integer_bound
             got=_innermost(error),
             do="report it with the model's definition, or deliver to another target",
         ) from error
+
+
+def palette_refusals(program: Program, target: Target) -> list[Refusal]:
+    """A refusal where a program has palettized weights and the format no form of them."""
+    palettes = [f"p{stored.bits}" for stored in stored_palettes(program)]
+    if not palettes or any(scheme in PALETTES for scheme in target.capabilities.schemes):
+        return []
+    nearest = nearest_scheme(max(palettes), target.capabilities.schemes)
+    way_out = f"compress with {nearest!r}, the nearest that it has" if nearest else "leave the target out"
+    reason = f"it has no weights that are indices into tables ({', '.join(sorted(set(palettes)))})"
+    return [Refusal(target.name, "", "look_up", reason, way_out)]
 
 
 def open_size_refusals(shapes: OpenShapes, target: Target) -> list[Refusal]:
@@ -129,11 +142,13 @@ def refuse(refusals: Sequence[Refusal]) -> None:
 
 def refuse_schemes(target: Target, schemes: Sequence[str]) -> None:
     """Raise TargetError when a target has no native form of a scheme."""
-    missing = [scheme for scheme in schemes if scheme not in target.capabilities.schemes]
+    schemes_there = target.capabilities.schemes
+    missing = [scheme for scheme in schemes if scheme not in schemes_there]
     if missing:
+        nearest = nearest_scheme(missing[0], schemes_there)
         raise TargetError(
             f"{target.name} has no native form of {', '.join(missing)}",
-            expected=did_you_mean(missing[0], target.capabilities.schemes),
+            expected=f"{nearest!r}, the nearest that it has" if nearest else did_you_mean(missing[0], schemes_there),
             do="choose such a scheme, or leave the target out",
         )
 

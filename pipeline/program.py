@@ -21,6 +21,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from edgewright.pipeline.shapes import Dim, OpenShapes, Shape, sized
 
+LOOK_UP = "edgewright.look_up.default"  # by name: its module registers it
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -196,7 +198,8 @@ class Program:
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of the constants that the graph reads, by dtype; a tensor read twice counts once.
 
-        Integers of fewer than 8 bits, which the graph keeps in int8, count as what they need: "int4", "int2".
+        Integers of fewer than 8 bits, which the graph keeps in int8 or uint8, count as what they need: "int4" of a
+        grid, "uint4" of indices into a palette.
         """
         sizes: dict[str, int] = {}
         for node, tensor in {id(tensor): (node, tensor) for node, tensor in self.constants()}.values():
@@ -206,6 +209,9 @@ class Program:
                     lowest, highest = [arg for arg in user.args if isinstance(arg, int)][-2:]
                     bits = (highest - lowest).bit_length()
                     name = f"int{bits}"
+                elif str(user.target) == LOOK_UP and user.args[0] is node:
+                    bits = (user.all_input_nodes[1].meta["val"].shape[-2] - 1).bit_length()
+                    name = f"uint{bits}"
             sizes[name] = sizes.get(name, 0) + (tensor.numel() * bits + 7) // 8
         return sizes
 
@@ -229,8 +235,10 @@ class Program:
         path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], dims: tuple[Dim, ...] = ()
     ) -> Program:
         """Read what `save` wrote. Only for files that this process's own run made: loading can execute code."""
-        if _uses_torchao(path):
+        if _names(path, b"torchao"):
             import torchao.quantization.quant_primitives  # noqa: F401  (registers its operations)
+        if _names(path, LOOK_UP.encode()):
+            import edgewright.pipeline.look_up  # noqa: F401  (registers the operation)
         exported = torch.export.load(path)
         module = flat_module(exported)
         if dims:
@@ -238,11 +246,11 @@ class Program:
         return Program(module, inputs, outputs, tuple(exported.example_inputs[0]), dims)
 
 
-def _uses_torchao(path: Path) -> bool:
-    """Whether a saved program has operations of torchao, which takes seconds to import."""
+def _names(path: Path, operation: bytes) -> bool:
+    """Whether a saved program has such an operation: what registers them is imported for those alone."""
     with zipfile.ZipFile(path) as archive:
         graphs = [name for name in archive.namelist() if "/models/" in name and name.endswith(".json")]
-        return any(b"torchao" in archive.read(name) for name in graphs)
+        return any(operation in archive.read(name) for name in graphs)
 
 
 def symbols_of(placeholders: Iterable[Node], shapes: Iterable[Shape]) -> dict[Any, str]:

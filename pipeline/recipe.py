@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.errors import RecipeError, did_you_mean
-from edgewright.pipeline.encoding import WEIGHT_ONLY, Scheme
+from edgewright.pipeline.encoding import PALETTES, WEIGHT_ONLY, Scheme
 from edgewright.pipeline.passes.base import Pass
 
 Recipe = str | Path | Sequence[Mapping[str, Any]]
@@ -31,6 +31,7 @@ PASSES = {
     "lower-ranks": "edgewright.pipeline.passes.lower_ranks:LowerRanks",
     "mix-precision": "edgewright.pipeline.passes.mix_precision:MixPrecision",
     "move-patches": "edgewright.pipeline.passes.move_patches:MovePatches",
+    "palettize-weights": "edgewright.pipeline.passes.palettize_weights:PalettizeWeights",
     "quantize-static": "edgewright.pipeline.passes.quantize_static:QuantizeStatic",
     "quantize-weights": "edgewright.pipeline.passes.quantize_weights:QuantizeWeights",
     "round-biases": "edgewright.pipeline.passes.round_biases:RoundBiases",
@@ -66,8 +67,9 @@ SCHEMES = {
         "round-biases",
     ),
     **dict.fromkeys(WEIGHT_ONLY, ("quantize-weights",)),
+    **dict.fromkeys(PALETTES, ("palettize-weights",)),
 }
-SETTABLE = ("convert-fp16", "quantize-static", "quantize-weights")
+SETTABLE = ("convert-fp16", "palettize-weights", "quantize-static", "quantize-weights")
 
 
 def pass_names() -> tuple[str, ...]:
@@ -131,7 +133,10 @@ def _expand(entry: Mapping[str, Any]) -> list[Pass]:
     if name != "quantize":
         return [_make(name, settings)]
     scheme = Scheme.parse(str(settings.pop("scheme", "")))
-    fixed = {"quantize-weights": {"bits": scheme.weight_bits, "group": scheme.group or 0}}
+    fixed = {
+        "palettize-weights": {"bits": scheme.weight_bits},
+        "quantize-weights": {"bits": scheme.weight_bits, "group": scheme.group or 0},
+    }
     for step in SCHEMES[scheme.name]:
         if taken := sorted(set(settings) & set(fixed.get(step, {}))):
             raise RecipeError(

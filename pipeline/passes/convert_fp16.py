@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeGuard
 
 import torch
+from torch.fx import Node
 
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call
-from edgewright.pipeline.program import Program
+from edgewright.pipeline.program import LOOK_UP, Program
 
 LARGEST = torch.finfo(torch.float16).max
 
@@ -22,6 +23,8 @@ class ConvertFp16:
     Runtimes compute as they like from there: ONNX Runtime, OpenVINO and LiteRT on CPUs in float32, Core ML in float16.
     Numbers that stand for infinity in masks (float32's least, in text encoders) become float16's: a softmax over a row
     of true infinities gives NaN.
+
+    Tables of palettes stay as they are, too: formats have them as such.
 
     Args:
         minimum_elements: smaller constants (biases, scales) stay float32.
@@ -39,7 +42,7 @@ class ConvertFp16:
     def run(self, program: Program, context: Context) -> PassReport:
         rewrites, skips = 0, []
         for node, tensor in list(program.constants()):
-            if tensor.dtype != torch.float32 or tensor.numel() < self.minimum_elements:
+            if tensor.dtype != torch.float32 or tensor.numel() < self.minimum_elements or _is_palette(node):
                 continue
             if float(tensor.detach().abs().max()) > LARGEST:
                 skips.append(Skip(str(node.target), f"its largest value exceeds float16's {LARGEST}"))
@@ -53,6 +56,10 @@ class ConvertFp16:
                 node.args = tuple(math.copysign(LARGEST, arg) if _is_too_large(arg) else arg for arg in node.args)
                 rewrites += 1
         return PassReport(rewrites, tuple(skips))
+
+
+def _is_palette(node: Node) -> bool:
+    return bool(node.users) and all(str(user.target) == LOOK_UP for user in node.users)
 
 
 def _is_too_large(value: object) -> TypeGuard[float]:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 PACKAGE = "model.mlpackage"
 FIRST = frozenset({"fp32", "fp16", "w8"})
 BLOCKS = frozenset({"w4", "w4g32", "w4g64", "w4g128"})
+TABLES = frozenset({"p1", "p2", "p4", "p6", "p8"})
 LEVELS = (
-    Level({"iOS": "16", "macOS": "13"}, {"spec": 7}, FIRST),
-    Level({"iOS": "17", "macOS": "14"}, {"spec": 8}, FIRST | {"w8a8"}),
-    Level({"iOS": "18", "macOS": "15"}, {"spec": 9}, FIRST | {"w8a8"} | BLOCKS),
+    Level({"iOS": "16", "macOS": "13"}, {"spec": 7}, FIRST | TABLES),
+    Level({"iOS": "17", "macOS": "14"}, {"spec": 8}, FIRST | TABLES | {"w8a8"}),
+    Level({"iOS": "18", "macOS": "15"}, {"spec": 9}, FIRST | TABLES | {"w8a8", "p3"} | BLOCKS),
 )
 DEFAULT = LEVELS[1]
 CAPABILITIES = Capabilities(
@@ -73,18 +74,20 @@ class CoremlTarget:
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
         """`lower` also refuses what coremltools has no converter for, once the program is in its form."""
+        from edgewright.targets.coreml.palettes import refuse_palettes
         from edgewright.targets.levels import too_old_for_few_bits
         from edgewright.targets.unsupported import COREML, refuse_nodes
 
         old = too_old_for_few_bits(program, self.name, self.named, LEVELS)
-        return (*refuse_nodes(program, self.name, COREML), *old)
+        return (*refuse_nodes(program, self.name, COREML), *old, *refuse_palettes(program, self.named))
 
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.pipeline.passes.stored_integers import has_few_bits
         from edgewright.targets.coreml.lower import write_mlpackage
+        from edgewright.targets.coreml.palettes import SPEC, newer_palettes
 
-        spec = LEVELS[-1].format["spec"] if has_few_bits(program) else self.level.format["spec"]
-        write_mlpackage(program, folder / PACKAGE, spec=spec)
+        newest = has_few_bits(program) or newer_palettes(program)
+        write_mlpackage(program, folder / PACKAGE, spec=SPEC if newest else self.level.format["spec"])
         return self.find(folder)
 
     def find(self, folder: Path) -> Artifact:

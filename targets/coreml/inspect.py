@@ -160,10 +160,20 @@ class _Contents(Gathered):
         stated = _dtype(variable)
         bits = PACKED.get(stated, 8 * value.dtype.itemsize)
         size, dtype = (value.size * bits + 7) // 8, stated if stated in PACKED else value.dtype.name
+        dtype = _packed_indices(variable) or dtype
         self.constants[variable.name] = size
         self.by_dtype[dtype] = self.by_dtype.get(dtype, 0) + size
         self.tensors[variable.name] = TensorFact(variable.name, dtype, tuple(value.shape), size)
         return size
+
+
+def _packed_indices(variable: Any) -> str:
+    """The dtype of a palette's indices where the file has them as bytes: before iOS 18."""
+    for reader in variable.child_ops:
+        packs = reader.op_type == "constexpr_lut_to_dense" and "shape" in reader.inputs
+        if packs and reader.inputs["indices"] is variable:
+            return f"uint{(reader.inputs['lut'].shape[0] - 1).bit_length()}"
+    return ""
 
 
 def _variables(operation: Any) -> list[Any]:
