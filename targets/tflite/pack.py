@@ -55,6 +55,7 @@ def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
             got=", ".join(sorted(missing)),
             do="leave their modules out of the step, or deliver to another target",
         )
+    _share_buffers(model)
     for buffer in unused_buffers(model):
         buffer.data = None
     builder = flatbuffers.Builder(len(content))
@@ -107,6 +108,16 @@ def _pack(
         stored.buffer = place
         stored.quantization = _parameters(schema, model, graph, tensor, found)
     graph.operators = [*added, *graph.operators]
+
+
+def _share_buffers(model: Any) -> None:
+    """One copy of what several tensors hold: a table that is looked up and multiplied with."""
+    first: dict[bytes, int] = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            data = model.buffers[tensor.buffer].data
+            if data is not None and len(data):
+                tensor.buffer = first.setdefault(hashlib.sha256(bytes(data)).digest(), tensor.buffer)
 
 
 def _reads_directly(schema: Any, model: Any, graph: Any, index: int) -> bool:
