@@ -19,6 +19,7 @@ from edgewright.pipeline.jobs import JOBS, run_job
 from edgewright.pipeline.low_precision import low_precision_share
 from edgewright.pipeline.measure import Measurement
 from edgewright.pipeline.package import ARTIFACT
+from edgewright.pipeline.passes.stored_integers import looked_up_and_multiplied
 from edgewright.pipeline.results import (
     Check,
     Comparison,
@@ -199,7 +200,9 @@ def effect_checks(subject: Subject, target: Target, inspection: Inspection, shar
     """Compression has to be in the file: integer arithmetic where the graph has it, and the graph's own bytes."""
     stated = low_precision_share(subject.program, products=target.capabilities.integer_products)
     stored = sum(inspection.bytes_by_dtype.values())
-    allowed = 1.1 * sum(subject.program.weight_bytes().values()) + OVERHEAD_BYTES
+    # A table of few bits that is looked up and multiplied with may be stored in a form for each.
+    twice = sum(stored.packed_bytes + 4 * stored.scales.numel() for stored in looked_up_and_multiplied(subject.program))
+    allowed = 1.1 * sum(subject.program.weight_bytes().values()) + twice + OVERHEAD_BYTES
     checks = [
         limits.upper_limit(
             "stored constants",

@@ -36,6 +36,10 @@ class StoredIntegers:
         return (self.highest - self.lowest).bit_length()
 
     @property
+    def packed_bytes(self) -> int:
+        return (self.integers.numel() * self.bits + 7) // 8
+
+    @property
     def is_weight_only(self) -> bool:
         """Whether what reads it computes in float."""
         return not any(
@@ -70,6 +74,16 @@ def stored_weights(program: Program) -> list[StoredIntegers]:
     """Every weight that stands so in the graph, in order."""
     found = (stored_weight(program, node) for node in program.graph.nodes)
     return [stored for stored in found if stored is not None]
+
+
+def looked_up_and_multiplied(program: Program) -> list[StoredIntegers]:
+    """Weights of fewer than 8 bits that an embedding and another layer read: those of tied language models."""
+    found = []
+    for stored in stored_weights(program):
+        lookups = [str(user.target) == "aten.embedding.default" for user in stored.node.users]
+        if stored.bits < 8 and any(lookups) and not all(lookups):
+            found.append(stored)
+    return found
 
 
 def has_few_bits(program: Program) -> bool:

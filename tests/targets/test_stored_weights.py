@@ -71,18 +71,19 @@ def test_an_older_runtime_is_refused_weights_of_few_bits(target: str, runtime: s
     ew.lower(compressed("encoder", "w8"), target, tmp_path, minimum=runtime)
 
 
-@pytest.mark.parametrize("target", ["onnx", "coreml"])
+@pytest.mark.parametrize("target", ["onnx", "coreml", "tflite"])
 def test_a_file_states_the_runtime_that_its_weights_need(target: str, tmp_path: Path) -> None:
     skip_without(target)
     found = [
         get_target(target).inspect(ew.lower(compressed("encoder", scheme), target, tmp_path / scheme)).minimum
-        for scheme in ("w8", "w4")
+        for scheme in ("w8", "w4", "w4g32")
     ]
     assert (
         found
         == {
-            "onnx": [{"onnxruntime": "1.17"}, {"onnxruntime": "1.20"}],
-            "coreml": [{"iOS": "17", "macOS": "14"}, {"iOS": "18", "macOS": "15"}],
+            "onnx": [{"onnxruntime": "1.17"}, {"onnxruntime": "1.20"}, {"onnxruntime": "1.20"}],
+            "coreml": [{"iOS": "17", "macOS": "14"}, *[{"iOS": "18", "macOS": "15"}] * 2],
+            "tflite": [{"tflite": "2.14"}, {"ai-edge-litert": "1.0.1"}, {"ai-edge-litert": "2.1.0"}],
         }[target]
     )
 
