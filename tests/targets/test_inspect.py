@@ -155,23 +155,27 @@ def test_an_int8_tflite_file_that_computes_in_float_is_found_out(tmp_path: Path)
     assert honest.low_precision_share == 1.0
 
 
-def test_an_onnx_file_with_quantized_weights_alone_is_float(tmp_path: Path) -> None:
-    """Weights in int8, arithmetic in float32: the file is small and no share of it is low precision."""
+@pytest.mark.parametrize(("op", "share"), [("Conv", 0.0), ("MatMul", 1.0)])
+def test_an_onnx_file_with_quantized_weights_alone_computes_as_its_runtime_does(
+    op: str, share: float, tmp_path: Path
+) -> None:
+    """A convolution in float32. Of a product ONNX Runtime makes MatMulNBits, which rounds the activations, too."""
     target = usable("onnx")
     import numpy as np
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    weight = np.arange(24, dtype=np.int8).reshape(6, 4)
+    data, stored, result = ([2, 6], [6, 4], [2, 4]) if op == "MatMul" else ([1, 6, 2], [4, 6, 1], [1, 4, 2])
+    weight = np.arange(24, dtype=np.int8).reshape(stored)
     nodes = [
         helper.make_node("DequantizeLinear", ["w", "s"], ["wf"]),
-        helper.make_node("MatMul", ["x", "wf"], ["y"], name="product"),
+        helper.make_node(op, ["x", "wf"], ["y"], name="product"),
     ]
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 4])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, data)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, result)],
         [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.float32(0.5), "s")],
     )
     path = tmp_path / "weights.onnx"
@@ -179,4 +183,10 @@ def test_an_onnx_file_with_quantized_weights_alone_is_float(tmp_path: Path) -> N
     inspection = target.inspect(Artifact("onnx", path, (path,)))
     assert inspection.bytes_by_dtype == {"float32": 4, "int8": 24}
     assert inspection.macs == 2 * 6 * 4
-    assert inspection.low_precision_share == 0.0
+    assert inspection.low_precision_share == share
+    given = np.linspace(-1.0, 1.0, 12, dtype=np.float32).reshape(data) ** 3
+    with target.open(Artifact("onnx", path, (path,))) as session:
+        got = session.run({"x": given})["y"]
+    exact = given @ (weight * 0.5) if op == "MatMul" else np.einsum("bik,oi->bok", given, weight[..., 0] * 0.5)
+    off = float(np.abs(got - exact).max())
+    assert (off > 1e-3) == bool(share), "the share tells what the arithmetic is"
