@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +28,16 @@ class Port(Protocol):
     def shape(self) -> tuple[int | str, ...]: ...
     @property
     def dtype(self) -> str: ...
+
+
+def require_batches(batches: Sized, what: str) -> None:
+    """Raise CalibrationError with `what` needs them, where there are none."""
+    if not len(batches):
+        raise CalibrationError(
+            f"{what} needs calibration data",
+            got="no batches",
+            do="name a source under [calibration], or pass batches=",
+        )
 
 
 def load_samples(

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from edgewright.calibration.batches import require_batches
 from edgewright.calibration.influence import row_influence
 from edgewright.calibration.lockstep import run_in_lockstep
-from edgewright.errors import CalibrationError, RecipeError
+from edgewright.errors import RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, insert_call
 from edgewright.pipeline.passes.layer_weights import LayerWeight, as_rows, from_rows, layer_weights
@@ -100,12 +101,8 @@ class PalettizeWeights:
             raise RecipeError(
                 "an index is for a number of weights", got=f"vector = {self.vector}", expected="1 or more"
             )
-        if self.weighted and not len(context.batches):
-            raise CalibrationError(
-                "weighted palettes need calibration data",
-                got="no batches",
-                do="name a source under [calibration], or pass batches=",
-            )
+        if self.weighted:
+            require_batches(context.batches, "a weighted palette")
 
     def _palette(self, found: LayerWeight, weight: Tensor) -> tuple[Palette | None, str]:
         """What a weight gets (None: it stays), and why that is not what was asked for."""

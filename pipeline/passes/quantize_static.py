@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import torch
 from torch.fx import Node
 
+from edgewright.calibration.batches import require_batches
 from edgewright.calibration.cautions import input_cautions
 from edgewright.calibration.observers import PERCENT, check_observer
 from edgewright.calibration.statistics import StatisticsFile
-from edgewright.errors import CalibrationError, RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
-from edgewright.pipeline.passes.graph import add_constant, module_path, replace
+from edgewright.pipeline.passes.graph import add_constant, replace
+from edgewright.pipeline.passes.module_patterns import ModulePatterns
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 
@@ -54,13 +54,8 @@ class QuantizeStatic:
         check_observer(self.observer, self.percentile)
 
     def run(self, program: Program, context: Context) -> PassReport:
-        if not context.batches:
-            raise CalibrationError(
-                "static quantization needs calibration data",
-                got="no batches",
-                do="name a source under [calibration], or pass batches=",
-            )
-        self._check_pattern(program)
+        require_batches(context.batches, "static quantization")
+        patterns = ModulePatterns.of(self.modules, program)
         saved = None
         if context.statistics is not None:
             saved = StatisticsFile.of(context.statistics, program.digest(), context.batches)
@@ -73,7 +68,7 @@ class QuantizeStatic:
             from edgewright.pipeline.passes.observe_values import calibrate
 
             settings = ObserverSettings(self.observer, self.percentile, keep_all=saved is not None)
-            annotator = Int8Annotator(wanted=self._wants, observer=settings)
+            annotator = Int8Annotator(wanted=patterns.match, observer=settings)
             prepared = prepare_pt2e(program.module, annotator)
             batches = [[batch[spec.name] for spec in program.inputs] for batch in context.batches]
             observers = calibrate(prepared, batches, saved)
@@ -83,17 +78,6 @@ class QuantizeStatic:
         _name_weights(program, names)
         skips = tuple(Skip(*skip) for skip in annotator.skipped)
         return PassReport(annotator.annotated, skips, (*input_cautions(context.batches, context.declared), *cautions))
-
-    def _wants(self, node: Node) -> bool:
-        return any(fnmatchcase(module_path(node), pattern) for pattern in self.modules.split("|"))
-
-    def _check_pattern(self, program: Program) -> None:
-        if self.modules == "*":
-            return
-        paths = {module_path(node) for node in program.graph.nodes} - {""}
-        for pattern in self.modules.split("|"):
-            if not any(fnmatchcase(path, pattern) for path in paths):
-                raise RecipeError("the pattern matches no module", got=pattern, expected=", ".join(sorted(paths)))
 
 
 def _separate_shared_weights(program: Program) -> None:

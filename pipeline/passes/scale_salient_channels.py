@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from edgewright.calibration.batches import require_batches
 from edgewright.calibration.influence import row_influence
 from edgewright.calibration.lockstep import run_in_lockstep
-from edgewright.errors import CalibrationError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant
 from edgewright.pipeline.passes.module_patterns import ModulePatterns
@@ -49,12 +49,7 @@ class ScaleSalientChannels:
     modules: str = "*"
 
     def run(self, program: Program, context: Context) -> PassReport:
-        if not context.batches:
-            raise CalibrationError(
-                "channels are scaled by calibration data",
-                got="no batches",
-                do="name a source under [calibration], or pass batches=",
-            )
+        require_batches(context.batches, "the search for salient channels")
         patterns = ModulePatterns.of(self.modules, program)
         groups = {
             source: layers

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sized
 
-from edgewright.errors import CalibrationError, RecipeError, did_you_mean
+from edgewright.calibration.batches import require_batches
+from edgewright.errors import RecipeError, did_you_mean
 
 NEAREST, WEIGHTED, GPTQ = WAYS = ("nearest", "weighted", "gptq")
 
@@ -13,9 +14,5 @@ def check_rounding(way: str, batches: Sized) -> None:
     """Raise where there is no such way to round, or it needs data and there is none."""
     if way not in WAYS:
         raise RecipeError("no such rounding", got=repr(way), expected=did_you_mean(way, WAYS))
-    if way != NEAREST and not len(batches):
-        raise CalibrationError(
-            f"the rounding {way!r} needs calibration data",
-            got="no batches",
-            do="name a source under [calibration], or pass batches=",
-        )
+    if way != NEAREST:
+        require_batches(batches, f"the rounding {way!r}")

@@ -292,7 +292,7 @@ def test_the_same_seed_gives_the_same_program(program: Program) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
-        ({"weighted": True}, CalibrationError, "weighted palettes need calibration data"),
+        ({"weighted": True}, CalibrationError, "a weighted palette needs calibration data"),
         ({"group": -1}, RecipeError, "number of output channels"),
         ({"vector": 0}, RecipeError, "got: vector = 0"),
         ({"bits": 3}, RecipeError, r"the scheme says this already\s+got: bits"),

@@ -269,12 +269,12 @@ def test_only_modules_of_the_pattern_are_quantized() -> None:
     assert not is_quantized(nodes(program, aten.linear.default)[0].args[1])
 
 
-def test_a_pattern_that_matches_nothing_is_refused_with_the_modules() -> None:
+def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_one() -> None:
     context = Context(batches=SMALL["cnn"].batches(1))
     with pytest.raises(RecipeError, match="the pattern matches no module") as caught:
-        run_passes(folded("cnn"), [QuantizeStatic(modules="vision.*")], context)
-    assert "got: vision.*" in str(caught.value)
-    assert "residual.1" in str(caught.value)
+        run_passes(folded("cnn"), [QuantizeStatic(modules="residua.*")], context)
+    assert "got: 'residua.*'" in str(caught.value)
+    assert "did you mean 'residual" in str(caught.value)
 
 
 def test_missing_calibration_is_refused_with_a_way_out() -> None:
