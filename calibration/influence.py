@@ -31,6 +31,28 @@ class _Differentiable(torch.fx.Interpreter):
         return result
 
 
+class RowInfluence:
+    """`row_influence`, found when it is first asked for and kept until `forget`: several steps of one pass need it."""
+
+    def __init__(self, batches: Sequence[Mapping[str, Tensor]], seed: int) -> None:
+        self._batches, self._seed = batches, seed
+        self._known: dict[str, list[Tensor]] = {}
+        self._asked: frozenset[str] = frozenset()
+
+    def of(self, program: Program, layers: Iterable[Node]) -> dict[Node, list[Tensor]]:
+        """For each layer and batch: float32, (rows,). No entry for layers that no gradient reaches."""
+        layers = list(layers)
+        names = frozenset(layer.name for layer in layers)
+        if not names <= self._asked:
+            found = row_influence(program, self._batches, layers, self._seed)
+            self._known, self._asked = {layer.name: rows for layer, rows in found.items()}, names
+        return {layer: self._known[layer.name] for layer in layers if layer.name in self._known}
+
+    def forget(self) -> None:
+        """The program computes other values now."""
+        self._known, self._asked = {}, frozenset()
+
+
 def row_influence(
     program: Program, batches: Sequence[Mapping[str, Tensor]], layers: Iterable[Node], seed: int
 ) -> dict[Node, list[Tensor]]:

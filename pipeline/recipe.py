@@ -23,6 +23,7 @@ PASSES = {
     "decompose-attention": "edgewright.pipeline.passes.decompose_attention:DecomposeAttention",
     "drop-expansions": "edgewright.pipeline.passes.drop_expansions:DropExpansions",
     "drop-identities": "edgewright.pipeline.passes.drop_identities:DropIdentities",
+    "equalize-layers": "edgewright.pipeline.passes.equalize_layers:EqualizeLayers",
     "fold-batchnorm": "edgewright.pipeline.passes.fold_batchnorm:FoldBatchnorm",
     "fold-constants": "edgewright.pipeline.passes.fold_constants:FoldConstants",
     "fold-scales": "edgewright.pipeline.passes.fold_scales:FoldScales",

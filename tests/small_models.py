@@ -6,7 +6,7 @@ and `quantized` give its programs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -204,3 +204,8 @@ def quantized(name: str) -> Program:
     """Its w8a8 form."""
     context = Context(batches=SMALL[name].batches(CALIBRATION))
     return run_passes(folded(name), [QuantizeStatic(observer="minmax")], context).program
+
+
+def outputs(program: Program, batches: Iterable[Batch], place: int = 0) -> Tensor:
+    """One of a program's outputs over all batches, along the first axis."""
+    return torch.cat([list(program.run(batch).values())[place] for batch in batches])

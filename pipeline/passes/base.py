@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgewright.calibration.cautions import Caution
 from edgewright.calibration.collect import ChannelMaxima
+from edgewright.calibration.influence import RowInfluence
 from edgewright.pipeline.program import Program
 
 
@@ -67,6 +68,16 @@ class Context:
     def maxima(self) -> ChannelMaxima:
         """What the data reaches in each channel, kept from pass to pass while the values stay the same."""
         return ChannelMaxima(self.batches)
+
+    @cached_property
+    def influence(self) -> RowInfluence:
+        """How much the outputs depend on each row of the layers' outputs, kept alike."""
+        return RowInfluence(self.batches, self.seed)
+
+    def forget(self) -> None:
+        """The program computes other values now."""
+        self.maxima.forget()
+        self.influence.forget()
 
 
 @runtime_checkable

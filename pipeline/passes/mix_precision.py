@@ -11,7 +11,6 @@ import numpy as np
 from torch.fx import Node
 
 from edgewright.calibration.cautions import Caution
-from edgewright.calibration.influence import row_influence
 from edgewright.calibration.lockstep import run_in_lockstep
 from edgewright.errors import RecipeError
 from edgewright.pipeline.encoding import WEIGHT_ONLY, Scheme
@@ -133,7 +132,7 @@ def choose(costs: Mapping[str, Sequence[float]], sizes: Mapping[str, Sequence[in
 def _costs(
     program: Program, context: Context, weights: Mapping[Node, LayerWeight], grids: Mapping[Node, list[Grid]]
 ) -> dict[str, list[float]]:
-    influence = row_influence(program, context.batches, weights, context.seed)
+    influence = context.influence.of(program, weights)
     costs: dict[str, list[float]] = {}
 
     def visit(found: LayerWeight, inputs: list[tuple[Any, ...]]) -> None:

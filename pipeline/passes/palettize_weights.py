@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.fx import Node
 
 from edgewright.calibration.batches import require_batches
-from edgewright.calibration.influence import row_influence
 from edgewright.calibration.lockstep import run_in_lockstep
 from edgewright.errors import RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
@@ -72,7 +71,7 @@ class PalettizeWeights:
         stored: dict[tuple[str, int], Node] = {}  # a weight of two layers is stored once
         influence: dict[Node, list[Tensor]] = {}
         if self.weighted:
-            influence = row_influence(program, context.batches, chosen, context.seed)
+            influence = context.influence.of(program, chosen)
 
         def store(found: LayerWeight, palette: Palette, inputs: list[tuple[Any, ...]]) -> None:
             key = str(found.constant.target), found.axis

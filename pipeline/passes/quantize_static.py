@@ -13,6 +13,7 @@ from edgewright.calibration.cautions import input_cautions
 from edgewright.calibration.observers import PERCENT, check_observer
 from edgewright.calibration.statistics import StatisticsFile
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
+from edgewright.pipeline.passes.correct_biases import correct_biases
 from edgewright.pipeline.passes.graph import add_constant, replace
 from edgewright.pipeline.passes.module_patterns import ModulePatterns
 from edgewright.pipeline.program import Program
@@ -30,6 +31,7 @@ class QuantizeStatic:
         modules: patterns over module paths ("vision.*", or several: "vision.*|head"); other layers stay as they are.
         observer: how an activation gets its range: "minmax", "moving-average", "percentile", "mse" or "entropy".
         percentile: of the observer of that name, in percent.
+        correct_biases: afterwards, give each channel of a layer's output the mean back that rounding took from it.
     Raises:
         CalibrationError: no calibration batches, a value with NaN or infinity, or saved statistics that do not fit.
         RecipeError: the pattern matches no module, or there is no such observer.
@@ -49,6 +51,7 @@ class QuantizeStatic:
     modules: str = "*"
     observer: str = "minmax"
     percentile: float = PERCENT
+    correct_biases: bool = False
 
     def __post_init__(self) -> None:
         check_observer(self.observer, self.percentile)
@@ -59,6 +62,7 @@ class QuantizeStatic:
         saved = None
         if context.statistics is not None:
             saved = StatisticsFile.of(context.statistics, program.digest(), context.batches)
+        before = program.clone() if self.correct_biases else None  # PT2E edits the module in place
         _separate_shared_weights(program)
         names = _weight_names(program)
         with quiet():
@@ -76,6 +80,8 @@ class QuantizeStatic:
             converted = convert_pt2e(prepared, fold_quantize=True)
         program.module = converted
         _name_weights(program, names)
+        if before is not None:
+            correct_biases(before, program, context)
         skips = tuple(Skip(*skip) for skip in annotator.skipped)
         return PassReport(annotator.annotated, skips, (*input_cautions(context.batches, context.declared), *cautions))
 

@@ -7,7 +7,9 @@ from typing import ClassVar
 
 from torch.fx import Node
 
+from edgewright.calibration.batches import require_batches
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
+from edgewright.pipeline.passes.correct_biases import correct_biases
 from edgewright.pipeline.passes.layer_weights import LayerWeight, layer_weights
 from edgewright.pipeline.passes.module_patterns import ModulePatterns
 from edgewright.pipeline.passes.store_weights import Rounding, grid_for
@@ -31,11 +33,13 @@ class QuantizeWeights:
         modules: patterns over module paths ("vision.*", or several: "vision.*|head").
         rounding: "nearest"; "weighted", the same with scales searched for the least error at the layer's output, each
             column by its mean squared input; or "gptq": column by column, later ones making up for the errors of
-            earlier ones, each layer on what the quantized ones before it give for the calibration data.
+            earlier ones, each layer on what the quantized ones before it give for the calibration data; or "adaround":
+            up or down for each weight, learned for the least error at the layer's output.
         damping, act_order: of GPTQ.
         weigh_rows: both count rows of the inputs by what the program's outputs owe them: padding not at all.
         search: scales with the least squared error, not max|w| / m. Off for 8 bits, where it changes nothing.
         minimum_elements: smaller weights stay as they are.
+        correct_biases: afterwards, give each channel of a layer's output the mean back that rounding took from it.
     Source: Krishnamoorthi 2018, arXiv:1806.08342; Frantar 2023, arXiv:2210.17323.
     """
 
@@ -50,9 +54,13 @@ class QuantizeWeights:
     weigh_rows: bool = True
     search: bool = True
     minimum_elements: int = 256
+    correct_biases: bool = False
 
     def run(self, program: Program, context: Context) -> PassReport:
         check_rounding(self.rounding, context.batches)
+        if self.correct_biases:
+            require_batches(context.batches, "bias correction")
+            before = program.clone()
         patterns = ModulePatterns.of(self.modules, program)
         skips: list[Skip] = []
         chosen: dict[Node, tuple[LayerWeight, Grid]] = {}
@@ -68,4 +76,6 @@ class QuantizeWeights:
                 skips.append(Skip(str(found.constant.target), reason))
             chosen[found.layer] = found, grid
         Rounding(self.rounding, self.damping, self.act_order, self.weigh_rows).store(program, context, chosen)
+        if self.correct_biases:
+            correct_biases(before, program, context)
         return PassReport(len(chosen), tuple(skips))

@@ -61,7 +61,7 @@ def run_passes(
     work = program.clone()
     work.erase_dead()  # what is dead already is no pass's doing
     ran: list[Ran] = []
-    context.maxima.forget()
+    context.forget()
     for step in passes:
         progress(step.name)
         before = work.graph.python_code("self").src
@@ -72,7 +72,7 @@ def run_passes(
             if changed or report.rewrites:  # what was left alone was verified before
                 _verify(work, step)
                 if not getattr(step, "keeps_values", False):
-                    context.maxima.forget()
+                    context.forget()
         except EdgewrightError:
             raise
         except Exception as error:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.fx import Node
 
 from edgewright.calibration.batches import require_batches
-from edgewright.calibration.influence import row_influence
 from edgewright.calibration.lockstep import run_in_lockstep
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant
@@ -67,9 +66,7 @@ class ScaleSalientChannels:
             if not self.group or not _columns(program, layers) % self.group
         }
         factors: dict[Node, Tensor | None] = {}
-        influence = row_influence(
-            program, context.batches, [layer for layers in groups.values() for layer in layers], context.seed
-        )
+        influence = context.influence.of(program, [layer for layers in groups.values() for layer in layers])
 
         def decide(source: Node, layers: list[Node], inputs: list[tuple[Any, ...]]) -> None:
             hessians = [hessian_of(layer, inputs, influence.get(layer)) for layer in layers]

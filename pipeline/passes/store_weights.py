@@ -12,13 +12,13 @@ import torchao.quantization.quant_primitives  # noqa: F401  (registers torchao.d
 from torch import Tensor
 from torch.fx import Node
 
-from edgewright.calibration.influence import row_influence
 from edgewright.calibration.lockstep import run_in_lockstep
 from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.graph import add_constant, insert_call
 from edgewright.pipeline.passes.layer_weights import LayerWeight, as_rows, from_rows
 from edgewright.pipeline.program import Program
-from edgewright.pipeline.rounding import GPTQ, NEAREST
+from edgewright.pipeline.rounding import ADAROUND, GPTQ, NEAREST
+from edgewright.pipeline.rounding.adaround import AdaRound
 from edgewright.pipeline.rounding.gptq import Gptq
 from edgewright.pipeline.rounding.grid import Grid
 from edgewright.pipeline.rounding.hessian import hessian_of
@@ -40,16 +40,17 @@ class Rounding:
         """Replace the weight of each layer; one that several layers read is rounded and stored once."""
         stored: dict[tuple[str, int], Node] = {}
         influence: dict[Node, list[Tensor]] = {}
+        learned: dict[str, Gptq | AdaRound] = {GPTQ: Gptq(self.damping, self.act_order), ADAROUND: AdaRound()}
         if self.way != NEAREST and self.weigh_rows:
-            influence = row_influence(program, context.batches, chosen, context.seed)
+            influence = context.influence.of(program, chosen)
 
         def visit(found: LayerWeight, grid: Grid, inputs: list[tuple[Any, ...]]) -> None:
             key = str(found.constant.target), found.axis
             if key not in stored:
                 rows = as_rows(program.tensor(found.constant), found.axis)
                 hessian = hessian_of(found.layer, inputs, influence.get(found.layer)) if inputs else None
-                if hessian is not None and self.way == GPTQ:
-                    integers, scales = Gptq(self.damping, self.act_order).round(rows, hessian, grid)
+                if hessian is not None and self.way in learned:
+                    integers, scales = learned[self.way].round(rows, hessian, grid)
                 else:
                     scales = grid.scales(rows, None if hessian is None else torch.diagonal(hessian))
                     integers = grid.round(rows, scales)

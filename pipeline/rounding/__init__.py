@@ -7,7 +7,7 @@ from collections.abc import Sized
 from edgewright.calibration.batches import require_batches
 from edgewright.errors import RecipeError, did_you_mean
 
-NEAREST, WEIGHTED, GPTQ = WAYS = ("nearest", "weighted", "gptq")
+NEAREST, WEIGHTED, GPTQ, ADAROUND = WAYS = ("nearest", "weighted", "gptq", "adaround")
 
 
 def check_rounding(way: str, batches: Sized) -> None:
