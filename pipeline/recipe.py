@@ -71,6 +71,7 @@ SCHEMES = {
     **dict.fromkeys(PALETTES, ("palettize-weights",)),
 }
 SETTABLE = ("convert-fp16", "palettize-weights", "quantize-static", "quantize-weights")
+PREPARING = ("balance-outputs", "smooth-activations")  # they touch what the scheme is for, and nothing else
 
 
 def pass_names() -> tuple[str, ...]:
@@ -143,9 +144,11 @@ def _expand(entry: Mapping[str, Any]) -> list[Pass]:
             raise RecipeError(
                 "the scheme says this already", got=", ".join(taken), expected=f"scheme = {scheme.name!r}"
             )
-    return [
-        _make(step, {**settings, **fixed.get(step, {})} if step in SETTABLE else {}) for step in SCHEMES[scheme.name]
-    ]
+    given = {
+        **dict.fromkeys(SETTABLE, settings),
+        **{step: {key: value for key, value in settings.items() if key == "modules"} for step in PREPARING},
+    }
+    return [_make(step, {**given.get(step, {}), **fixed.get(step, {})}) for step in SCHEMES[scheme.name]]
 
 
 def _make(name: str, settings: Mapping[str, Any]) -> Pass:

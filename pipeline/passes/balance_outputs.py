@@ -11,6 +11,7 @@ from torch.fx import Node
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.encoded_values import is_encoded_again
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call
+from edgewright.pipeline.passes.module_patterns import ModulePatterns
 from edgewright.pipeline.program import Program
 
 LINEAR = aten.linear.default
@@ -28,6 +29,7 @@ class BalanceOutputs:
 
     Args:
         outlier_ratio: an output is balanced when its largest channel exceeds its median one by this factor.
+        modules: patterns over module paths; other layers stay as they are.
     """
 
     name: ClassVar[str] = "balance-outputs"
@@ -38,12 +40,14 @@ class BalanceOutputs:
         "smooth-activations",
     )
     outlier_ratio: float = 3.0
+    modules: str = "*"
 
     def run(self, program: Program, context: Context) -> PassReport:
+        patterns = ModulePatterns.of(self.modules, program)
         layers = [
             node
             for node in program.graph.find_nodes(op="call_function", target=LINEAR)
-            if isinstance(node.args[1], Node) and node.args[1].op == "get_attr"
+            if isinstance(node.args[1], Node) and node.args[1].op == "get_attr" and patterns.match(node)
         ]
         outputs = set(program.graph.output_node().all_input_nodes)
         maxima = context.maxima.of(program, layers)

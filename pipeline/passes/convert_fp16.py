@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, aten, insert_call
+from edgewright.pipeline.passes.module_patterns import ModulePatterns
 from edgewright.pipeline.program import LOOK_UP, Program
 
 LARGEST = torch.finfo(torch.float16).max
@@ -26,8 +27,11 @@ class ConvertFp16:
 
     Tables of palettes stay as they are, too: formats have them as such.
 
+    What belongs to integers stays float32, too: scales, and the biases that integer runtimes hold as multiples of them.
+
     Args:
         minimum_elements: smaller constants (biases, scales) stay float32.
+        modules: patterns over module paths; constants of other layers stay as they are.
     """
 
     name: ClassVar[str] = "convert-fp16"
@@ -38,11 +42,15 @@ class ConvertFp16:
         "balance-outputs",
     )
     minimum_elements: int = 256
+    modules: str = "*"
 
     def run(self, program: Program, context: Context) -> PassReport:
+        patterns = ModulePatterns.of(self.modules, program)
         rewrites, skips = 0, []
         for node, tensor in list(program.constants()):
             if tensor.dtype != torch.float32 or tensor.numel() < self.minimum_elements or _is_palette(node):
+                continue
+            if _serves_integers(node) or not any(patterns.match(user) for user in node.users):
                 continue
             if float(tensor.detach().abs().max()) > LARGEST:
                 skips.append(Skip(str(node.target), f"its largest value exceeds float16's {LARGEST}"))
@@ -60,6 +68,15 @@ class ConvertFp16:
 
 def _is_palette(node: Node) -> bool:
     return bool(node.users) and all(str(user.target) == LOOK_UP for user in node.users)
+
+
+def _serves_integers(node: Node) -> bool:
+    """Whether a constant is a scale, or the bias of a layer whose weight is restored from integers."""
+    return any(
+        "quantize" in str(user.target)
+        or (node in user.args[2:3] and isinstance(user.args[1], Node) and "dequantize" in str(user.args[1].target))
+        for user in node.users
+    )
 
 
 def _is_too_large(value: object) -> TypeGuard[float]:

@@ -10,6 +10,7 @@ import torch
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.encoded_values import encoded_values
 from edgewright.pipeline.passes.graph import add_constant
+from edgewright.pipeline.passes.module_patterns import ModulePatterns
 from edgewright.pipeline.passes.shared_inputs import divide_input, readers_by_input
 from edgewright.pipeline.program import Program
 
@@ -26,6 +27,7 @@ class SmoothActivations:
     Args:
         strength: a, 0 (nothing moves) to 1 (everything).
         outlier_ratio: an activation is smoothed when its largest channel exceeds its median one by this factor.
+        modules: patterns over module paths; other layers stay as they are.
     Source: Xiao 2023, arXiv:2211.10438, equation 4.
     """
 
@@ -34,9 +36,15 @@ class SmoothActivations:
     keeps_values: ClassVar[bool] = True
     strength: float = 0.8
     outlier_ratio: float = 3.0
+    modules: str = "*"
 
     def run(self, program: Program, context: Context) -> PassReport:
-        groups = readers_by_input(program)
+        patterns = ModulePatterns.of(self.modules, program)
+        groups = {
+            source: layers
+            for source, layers in readers_by_input(program).items()
+            if all(patterns.match(layer) for layer in layers)
+        }
         encoded = encoded_values(program.graph)
         maxima = context.maxima.of(program, groups)
         rewrites, skips = 0, []

@@ -49,6 +49,7 @@ class TfliteTarget:
         import litert_torch.quantize.pt2e_quantizer  # noqa: F401
 
     def legalize(self) -> tuple[Pass, ...]:
+        from edgewright.pipeline.passes.add_parts import AddParts
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
         from edgewright.pipeline.passes.fold_constants import FoldConstants
         from edgewright.pipeline.passes.gather_booleans import GatherBooleans
@@ -65,6 +66,7 @@ class TfliteTarget:
             GatherBooleans(),
             GatherRows(),
             KeepWeights(),
+            AddParts(),
             UnfoldWeights(),
         )
 
