@@ -30,7 +30,7 @@ from edgewright.pipeline.results import DeliveryResult, ReleaseResult
 from edgewright.pipeline.runtimes_environment import ready_environment
 from edgewright.pipeline.shapes import OpenShapes
 from edgewright.pipeline.sources import add_import_roots, load_model
-from edgewright.pipeline.stage import pass_records
+from edgewright.pipeline.stage import module_records, pass_records
 from edgewright.pipeline.staging import staging_folder
 from edgewright.pipeline.subject import Subject, part_of, saved_program, whole_model
 
@@ -197,6 +197,7 @@ def _deliver(
                     jobs[delivery.label] = pool.submit(_run, material, delivery, workers, staging, timeout_s)
                 for subject in material.subjects.values():
                     subject.run_compressed(material.metric)
+                    subject.break_down()
                 for label, job in jobs.items():
                     stages.progress(label)
                     _wait(job)
@@ -287,6 +288,9 @@ def _result(material: Material, deliveries: list[DeliveryResult], stages: Stages
         parameters=parameters,
         float32_bytes=4 * parameters,
         recipe=pass_records(reports),
+        modules=tuple(
+            record for part, subject in material.subjects.items() for record in module_records(part, subject.modules)
+        ),
         versions=versions_of(material.plan),
         host=describe_host(),
         deliveries=tuple(deliveries),

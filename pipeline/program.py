@@ -203,17 +203,22 @@ class Program:
         """
         sizes: dict[str, int] = {}
         for node, tensor in {id(tensor): (node, tensor) for node, tensor in self.constants()}.values():
-            name, bits = dtype_name(tensor.dtype), 8 * tensor.element_size()
-            for user in node.users:
-                if "dequantize" in str(user.target) and user.args[0] is node and tensor.dtype == torch.int8:
-                    lowest, highest = [arg for arg in user.args if isinstance(arg, int)][-2:]
-                    bits = (highest - lowest).bit_length()
-                    name = f"int{bits}"
-                elif str(user.target) == LOOK_UP and user.args[0] is node:
-                    bits = (user.all_input_nodes[1].meta["val"].shape[-2] - 1).bit_length()
-                    name = f"uint{bits}"
-            sizes[name] = sizes.get(name, 0) + (tensor.numel() * bits + 7) // 8
+            name, size = self.stored_as(node, tensor)
+            sizes[name] = sizes.get(name, 0) + size
         return sizes
+
+    def stored_as(self, node: Node, tensor: Tensor) -> tuple[str, int]:
+        """The dtype of a constant and its bytes, by what reads it; see `weight_bytes`."""
+        name, bits = dtype_name(tensor.dtype), 8 * tensor.element_size()
+        for user in node.users:
+            if "dequantize" in str(user.target) and user.args[0] is node and tensor.dtype == torch.int8:
+                lowest, highest = [arg for arg in user.args if isinstance(arg, int)][-2:]
+                bits = (highest - lowest).bit_length()
+                name = f"int{bits}"
+            elif str(user.target) == LOOK_UP and user.args[0] is node:
+                bits = (user.all_input_nodes[1].meta["val"].shape[-2] - 1).bit_length()
+                name = f"uint{bits}"
+        return name, (tensor.numel() * bits + 7) // 8
 
     def erase_dead(self) -> None:
         """Drop nodes without users and the tensors that nothing reads any more."""

@@ -222,6 +222,18 @@ class ChoiceRecord(Record):
     costs: dict[str, float]
 
 
+class ModuleRecord(Record):
+    """What a module got: how many layers of each scheme, its bytes (before: in float32), and the share of the noise at
+    the outputs that goes when it alone is in float. `part` is the exported submodule, None for the whole model."""
+
+    part: str | None
+    module: str
+    schemes: dict[str, int]
+    bytes: int
+    float32_bytes: int
+    error_share: float
+
+
 class PassRecord(Record):
     """A pass of the recipe: what it did, which nodes it left alone and why, what it warns of (node, text) and chose."""
 
@@ -246,6 +258,7 @@ class ReleaseResult(Record):
     parameters: int
     float32_bytes: int
     recipe: tuple[PassRecord, ...] = ()
+    modules: tuple[ModuleRecord, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
     host: str = ""
     deliveries: tuple[DeliveryResult, ...] = ()

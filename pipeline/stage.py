@@ -13,11 +13,12 @@ from edgewright.pipeline.environment import versions_of
 from edgewright.pipeline.jobs import JOBS
 from edgewright.pipeline.manifest import DimRecord, EncodingRecord, Manifest, Measurements, PortRecord, Vectors
 from edgewright.pipeline.package import VECTORS, file_records, write_manifest, write_vectors
-from edgewright.pipeline.results import ChoiceRecord, Comparison, DeliveryResult, PassRecord
+from edgewright.pipeline.results import ChoiceRecord, Comparison, DeliveryResult, ModuleRecord, PassRecord
 from edgewright.pipeline.validate import compare
 from edgewright.targets.base import Arrays, Artifact
 
 if TYPE_CHECKING:
+    from edgewright.pipeline.breakdown import ModuleShare
     from edgewright.pipeline.export import Material
     from edgewright.pipeline.passes.runner import Ran
     from edgewright.pipeline.plan import PlannedDelivery
@@ -141,4 +142,18 @@ def pass_records(reports: Sequence[Ran]) -> tuple[PassRecord, ...]:
             ),
         )
         for ran in reports
+    )
+
+
+def module_records(part: str | None, modules: Sequence[ModuleShare]) -> tuple[ModuleRecord, ...]:
+    return tuple(
+        ModuleRecord(
+            part=part,
+            module=share.module,
+            schemes=dict(share.schemes),
+            bytes=share.bytes,
+            float32_bytes=share.float32_bytes,
+            error_share=round(share.error_share, 4),
+        )
+        for share in modules
     )

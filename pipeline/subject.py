@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgewright.calibration.batches import Sample, to_tensors
 from edgewright.calibration.sizes import spread_sizes
 from edgewright.errors import CaptureError, ReleaseError, did_you_mean
 from edgewright.pipeline.arrays import save_samples_file
+from edgewright.pipeline.breakdown import ModuleShare, break_down
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.metric import Metric, Swap, bind_inputs, metric_value
 from edgewright.pipeline.passes.base import Context, Pass
@@ -25,6 +26,7 @@ from edgewright.pipeline.validate import compare
 from edgewright.targets.base import Arrays
 
 FAITHFUL_DB = 90.0
+ERROR_SAMPLES = 2  # that the modules' shares of the error are seen on: each costs a run a module
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Subject:
     swap: Swap | None = None
     compressed: Program | None = None
     reports: tuple[Ran, ...] = ()
+    floats: Mapping[str, Tensor] = field(default_factory=dict)
+    modules: tuple[ModuleShare, ...] = ()
     original_outputs: list[Arrays] = field(default_factory=list)
     compressed_outputs: list[Arrays] = field(default_factory=list)
     metric_original: float | None = None
@@ -66,7 +70,7 @@ class Subject:
         ranges = {} if self.part else declared or {}
         context = Context(to_tensors(self.calibration), seed, statistics, ranges)
         result = run_passes(self.original, passes, context, progress)
-        self.compressed, self.reports = result.program, result.reports
+        self.compressed, self.reports, self.floats = result.program, result.reports, result.floats
 
     def save(self, folder: Path) -> None:
         """Put the program and the validation inputs where worker processes find them."""
@@ -96,6 +100,11 @@ class Subject:
         if metric is not None:
             known = Recall(run, self.validation, self.compressed_outputs)
             self.metric_compressed = metric_value(metric, known, self.swap)
+
+    def break_down(self) -> None:
+        """What each module got, and its share of the error."""
+        samples = to_tensors(self.validation[:ERROR_SAMPLES])
+        self.modules = break_down(self.original, self.program, self.floats, samples)
 
 
 def whole_model(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from edgewright.errors import EdgewrightError, PassError, RecipeError
 from edgewright.pipeline.passes.base import Context, Pass, PassReport
+from edgewright.pipeline.passes.layer_weights import layer_weights
 from edgewright.pipeline.program import Program, TensorSpec
 
 
@@ -20,10 +23,16 @@ class Ran:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What a run of passes gave: the new program and every report, in order."""
+    """What a run of passes gave.
+
+    Args:
+        reports: of every pass, in order.
+        floats: by layer, the weight that it had before a pass rounded it.
+    """
 
     program: Program
     reports: tuple[Ran, ...] = ()
+    floats: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def check_order(passes: Sequence[Pass]) -> None:
@@ -61,10 +70,12 @@ def run_passes(
     work = program.clone()
     work.erase_dead()  # what is dead already is no pass's doing
     ran: list[Ran] = []
+    floats: dict[str, Tensor] = {}
     context.forget()
     for step in passes:
         progress(step.name)
         before = work.graph.python_code("self").src
+        weights = {found.layer.name: work.tensor(found.constant) for found in layer_weights(work)}
         try:
             report = step.run(work, context)
             work.erase_dead()
@@ -88,7 +99,10 @@ def run_passes(
                 f"the pass {step.name} said that it rewrote nothing but changed the graph", where=repr(step)
             )
         ran.append(Ran(step, report))
-    return Compressed(work, tuple(ran))
+        if changed:
+            still = {found.layer.name for found in layer_weights(work)}
+            floats |= {name: weight for name, weight in weights.items() if name not in still}
+    return Compressed(work, tuple(ran), floats)
 
 
 def _verify(program: Program, step: Pass) -> None:

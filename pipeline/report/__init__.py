@@ -10,6 +10,7 @@ from edgewright.pipeline.report.drift import DeliveryDrift, drifts
 from edgewright.pipeline.report.figures import LEGEND, TITLES, Shown, duration
 from edgewright.pipeline.report.latency import LatencyChart, latency_chart
 from edgewright.pipeline.report.limits import LimitGroup, limit_groups
+from edgewright.pipeline.report.modules import ModuleRow, module_rows
 from edgewright.pipeline.report.parity import HEADINGS, ParityRow, anchors, parity_rows
 from edgewright.pipeline.report.speed import speeds
 from edgewright.pipeline.report.summary import Attention, Fact, Trouble, attention, facts, troubles, verdict
@@ -41,6 +42,7 @@ class Page:
     unverified: tuple[tuple[str, tuple[str, ...]], ...]
     troubles: tuple[Trouble, ...]
     warnings: tuple[tuple[str, str], ...]
+    modules: tuple[ModuleRow, ...]
     choices: ChoiceTable | None
     recipe: tuple[PassRecord, ...]
     stages: tuple[tuple[str, Shown], ...]
@@ -87,6 +89,7 @@ def _page(result: ReleaseResult) -> Page:
         unverified=tuple((delivery.name, unverified_of(delivery)) for delivery in result.deliveries),
         troubles=troubles(result),
         warnings=tuple(warning for record in result.recipe for warning in record.warnings),
+        modules=module_rows(result),
         choices=choice_table(result),
         recipe=result.recipe,
         stages=_durations(result.seconds),
