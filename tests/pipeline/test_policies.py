@@ -14,6 +14,7 @@ from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.passes.graph import module_path
 from edgewright.pipeline.passes.module_patterns import ModulePatterns
 from edgewright.pipeline.program import Program
+from edgewright.targets.coreml.inspect import inspect_mlpackage
 from tests.small_models import outputs
 from tests.vision_language import POLICY, VisionLanguage, batches, step
 
@@ -69,6 +70,12 @@ def test_a_recipe_of_four_schemes_gives_the_same_numbers_in_the_file(
         found = [session.run({name: value.numpy() for name, value in sample.items()}) for sample in samples]
     reached = sqnr_db(exact, np.concatenate([next(iter(outputs.values())) for outputs in found]))
     assert reached > sqnr_db(exact, expected) - 1.0
+
+
+def test_layers_of_8_bits_beside_weights_of_4_count_as_integers_on_core_ml(compressed: Program, tmp_path: Path) -> None:
+    """With iOS 18 all weights are stored in one form, those of integer layers, too."""
+    share = inspect_mlpackage(ew.lower(compressed, target="coreml", folder=tmp_path).main).low_precision_share
+    assert share == pytest.approx(0.23, abs=0.02)
 
 
 def test_a_concatenation_of_an_encoded_value_and_a_float_one_stays_float_on_tflite(
