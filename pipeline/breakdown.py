@@ -36,16 +36,20 @@ class ModuleShare:
 
 
 def break_down(
-    original: Program, compressed: Program, floats: Mapping[str, Tensor], samples: Sequence[Mapping[str, Tensor]]
+    original: Program,
+    compressed: Program,
+    floats: Mapping[str, Tensor],
+    samples: Sequence[Mapping[str, Tensor]],
+    most: int = MOST,
 ) -> tuple[ModuleShare, ...]:
-    """At most `MOST` modules, as deep as that allows, in the graph's order.
+    """At most `most` modules, as deep as that allows, in the graph's order.
 
     Args:
         floats: by layer's name, its weight before it was rounded, as the pass runner found it.
         samples: inputs to see the error on.
     """
     layers = {node: module_path(node) for node in compressed.graph.nodes if node.target in WEIGHTS}
-    modules = _grouped(list(dict.fromkeys(layers.values())))
+    modules = _grouped(list(dict.fromkeys(layers.values())), most)
     exact = [original.run(sample) for sample in samples]
     total = _noise(exact, compressed, samples)
     now, before = _bytes_by_module(compressed, modules), _bytes_by_module(original, modules)
@@ -83,13 +87,13 @@ def scheme_of(program: Program, layer: Node) -> str:
     return f"w{stored.bits}{group}{'a8' if encoded else ''}"
 
 
-def _grouped(paths: list[str]) -> list[str]:
-    """Prefixes of the paths, of as many parts as give at most `MOST` of them."""
+def _grouped(paths: list[str], most: int) -> list[str]:
+    """Prefixes of the paths, of as many parts as give at most `most` of them."""
     deepest = max((path.count(".") + 1 for path in paths), default=1)
     found: list[str] = []
     for depth in range(1, deepest + 1):
         cut = list(dict.fromkeys(".".join(path.split(".")[:depth]) for path in paths))
-        if found and len(cut) > MOST:
+        if found and len(cut) > most:
             break
         found = cut
     return found

@@ -103,7 +103,9 @@ def export(
             progress=stopwatch.stage,
         )
     print_result(console, result, out)
-    missed = any(delivery.status in ("missed", "failed", "refused") for delivery in result.deliveries)
+    missed = bool(result.missed_steps) or any(
+        delivery.status in ("missed", "failed", "refused") for delivery in result.deliveries
+    )
     raise typer.Exit(1 if missed else 0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from edgewright.errors import CalibrationError
 from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.runner import Compressed, run_passes
+from edgewright.pipeline.predictor import Run, run_program
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.recipe import Recipe, build_passes
 
@@ -24,6 +25,7 @@ def compress(
     batches: Iterable[Mapping[str, Any] | Sequence[Any]] = (),
     seed: int = 0,
     statistics: str | Path | None = None,
+    metric: Callable[[Run], float] | None = None,
 ) -> Compressed:
     """Apply a recipe to a clone of `program`.
 
@@ -33,6 +35,8 @@ def compress(
         batches: calibration data, dicts by input name or tuples in the inputs' order.
         statistics: a .safetensors file that keeps what calibration found: made when missing, reused when it is of this
             program and these batches.
+        metric: called with a function from inputs by name to outputs by name, arrays of the program's own shapes; the
+            higher its value, the better. Steps with `max_drop` hold to it.
     Returns:
         `.program`, and `.reports`: each pass with what it did, what it left alone and what it warns of.
     Raises:
@@ -40,7 +44,9 @@ def compress(
     """
     passes = build_passes(recipe)
     tensors = [fitting_tensors(batch, program) for batch in batches]
-    return run_passes(program, passes, Context(tensors, seed, None if statistics is None else Path(statistics)))
+    file = None if statistics is None else Path(statistics)
+    measure = None if metric is None else lambda candidate: float(metric(run_program(candidate)))
+    return run_passes(program, passes, Context(tensors, seed, file, metric=measure))
 
 
 def fitting_tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) -> dict[str, Tensor]:

@@ -69,6 +69,8 @@ def print_result(console: Console, result: ReleaseResult, out: Path) -> None:
             _print_drift(console, delivery.drift)
         for sentence in sentences(delivery.speed) if delivery.speed else ():
             console.print(f"  {escape(sentence)}")
+    for name, text in result.missed_steps:
+        console.print(f"[red]missed[/] {escape(name)}: {escape(text)}")
     if count := sum(len(record.warnings) for record in result.recipe):
         noun = "warning" if count == 1 else "warnings"
         console.print(f"[yellow]{count} {noun}[/] of calibration: the report lists what to look at")

@@ -151,7 +151,7 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None,
     declared = {port.name: port.declared_range for port in ports if port.declared_range}
     for subject in subjects.values():
         with stages("compress"):
-            subject.compress(plan.passes, release.seed, stages.progress, statistics, declared)
+            subject.compress(plan.passes, release.seed, stages.progress, statistics, declared, metric)
         with stages("run the original"):
             subject.run_original(metric)
     return Material(

@@ -33,6 +33,7 @@ PASSES = {
     "mix-precision": "edgewright.pipeline.passes.mix_precision:MixPrecision",
     "move-patches": "edgewright.pipeline.passes.move_patches:MovePatches",
     "palettize-weights": "edgewright.pipeline.passes.palettize_weights:PalettizeWeights",
+    "quantize-progressively": "edgewright.pipeline.passes.quantize_progressively:QuantizeProgressively",
     "quantize-static": "edgewright.pipeline.passes.quantize_static:QuantizeStatic",
     "quantize-weights": "edgewright.pipeline.passes.quantize_weights:QuantizeWeights",
     "round-biases": "edgewright.pipeline.passes.round_biases:RoundBiases",

@@ -235,7 +235,10 @@ class ModuleRecord(Record):
 
 
 class PassRecord(Record):
-    """A pass of the recipe: what it did, which nodes it left alone and why, what it warns of (node, text) and chose."""
+    """A pass of the recipe: what it did, which nodes it left alone and why, what it warns of (node, text) and chose.
+
+    `missed` says which limit of its own it could not meet, and by how much; empty where it met all.
+    """
 
     name: str
     settings: dict[str, str | int | float | bool]
@@ -243,6 +246,7 @@ class PassRecord(Record):
     skips: tuple[tuple[str, str], ...] = ()
     warnings: tuple[tuple[str, str], ...] = ()
     choices: tuple[ChoiceRecord, ...] = ()
+    missed: str = ""
 
 
 class ReleaseResult(Record):
@@ -266,4 +270,9 @@ class ReleaseResult(Record):
 
     @property
     def passed(self) -> bool:
-        return all(delivery.status == "passed" for delivery in self.deliveries)
+        return not self.missed_steps and all(delivery.status == "passed" for delivery in self.deliveries)
+
+    @property
+    def missed_steps(self) -> tuple[tuple[str, str], ...]:
+        """The steps of the recipe that missed a limit of their own: name, and by how much."""
+        return tuple((record.name, record.missed) for record in self.recipe if record.missed)

@@ -130,6 +130,7 @@ def pass_records(reports: Sequence[Ran]) -> tuple[PassRecord, ...]:
             settings=dataclasses.asdict(ran.step),  # type: ignore[call-overload]
             rewrites=ran.report.rewrites,
             skips=tuple((skip.node, skip.reason) for skip in ran.report.skips),
+            missed=ran.report.missed,
             warnings=tuple((caution.node, caution.text) for caution in ran.report.warnings),
             choices=tuple(
                 ChoiceRecord(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,19 @@ class Subject:
         progress: Callable[[str], None],
         statistics: Path | None = None,
         declared: Mapping[str, tuple[float, float]] | None = None,
+        metric: Metric | None = None,
     ) -> None:
         """Run the passes. A part's statistics have a file of their own; `declared` ranges are of the whole model."""
         if statistics is not None and self.part:
             statistics = statistics.with_stem(f"{statistics.stem}-{self.part}")
         ranges = {} if self.part else declared or {}
-        context = Context(to_tensors(self.calibration), seed, statistics, ranges)
+        measure = None if metric is None else partial(self._metric_of, metric)
+        context = Context(to_tensors(self.calibration), seed, statistics, ranges, measure)
         result = run_passes(self.original, passes, context, progress)
         self.compressed, self.reports, self.floats = result.program, result.reports, result.floats
+
+    def _metric_of(self, metric: Metric, program: Program) -> float:
+        return metric_value(metric, run_program(program), self.swap)
 
     def save(self, folder: Path) -> None:
         """Put the program and the validation inputs where worker processes find them."""

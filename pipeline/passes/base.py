@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,13 +39,14 @@ class PassReport:
     """What a pass did: how many places it rewrote, and which it left alone. 0 rewrites means: graph unchanged.
 
     `warnings` are what it found odd on the way: the user should look at it. `choices` are its decisions, where it had
-    any to make.
+    any to make. `missed` says which limit of the step could not be met, and by how much: the result is the best so far.
     """
 
     rewrites: int
     skips: tuple[Skip, ...] = ()
     warnings: tuple[Caution, ...] = ()
     choices: tuple[Choice, ...] = ()
+    missed: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,14 @@ class Context:
         seed: of everything random.
         statistics: a file that keeps what calibration found; made when missing, reused when it fits.
         declared: by input, the range that its preprocessing gives.
+        metric: the user's, of a program; higher is better.
     """
 
     batches: Sequence[Mapping[str, Tensor]] = field(default_factory=tuple)
     seed: int = 0
     statistics: Path | None = None
     declared: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    metric: Callable[[Program], float] | None = None
 
     @cached_property
     def maxima(self) -> ChannelMaxima:

@@ -32,6 +32,11 @@ class LayerWeight:
     constant: Node
     axis: int
 
+    @property
+    def key(self) -> str:
+        """The constant's name: layers that share a weight have the same."""
+        return str(self.constant.target)
+
 
 def layer_weights(program: Program) -> Iterator[LayerWeight]:
     """Every layer whose weight is a float constant, in the graph's order."""

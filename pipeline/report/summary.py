@@ -50,9 +50,11 @@ def verdict(result: ReleaseResult) -> tuple[str, str]:
     counts = {status: sum(delivery.status == status for delivery in result.deliveries) for status in ORDER}
     others = [f"{count} {status}" for status, count in counts.items() if count]
     passed = f"{total - sum(counts.values())} of {total} {'delivery' if total == 1 else 'deliveries'} passed"
+    if result.missed_steps:
+        others.append(f"{len(result.missed_steps)} limit of the recipe missed")
     if not others:
         return passed, "passed"
-    only_undecided = len(others) == 1 and counts["undecided"]
+    only_undecided = len(others) == 1 and counts["undecided"] and not result.missed_steps
     return f"{passed}: {', '.join(others)}", "undecided" if only_undecided else "missed"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from edgewright.errors import CalibrationError, RecipeError
 from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.passes.mix_precision import choose
 from edgewright.pipeline.passes.runner import Compressed
+from edgewright.pipeline.predictor import Run, run_program
 from edgewright.pipeline.program import Program
 
 
@@ -109,7 +112,7 @@ def test_a_limit_that_nothing_meets_gives_the_smallest_and_says_by_how_much(prog
     result = mixed(program, 0.05)
     (report,) = [ran.report for ran in result.reports if ran.report.choices]
     assert {choice.scheme for choice in report.choices} == {"w4g32"}
-    assert "bytes more than 5% of float32 allows" in report.warnings[0].text
+    assert "bytes more than 5% of float32 allows" in report.missed
 
 
 def test_bad_schemes_and_missing_data_are_refused(program: Program) -> None:
@@ -119,3 +122,55 @@ def test_bad_schemes_and_missing_data_are_refused(program: Program) -> None:
         mixed(program, 0.2, schemes="w8")
     with pytest.raises(CalibrationError, match="needs calibration data"):
         ew.compress(program, [{"pass": "mix-precision"}])
+    with pytest.raises(RecipeError, match="no such sensitivity\n  got: 'sqrn'\n  expected: did you mean 'sqnr'"):
+        mixed(program, 0.2, sensitivity="sqrn")
+    with pytest.raises(RecipeError, match="sensitivity by the metric needs one"):
+        mixed(program, 0.2, sensitivity="metric")
+    with pytest.raises(RecipeError, match="a limit of the drop needs a metric"):
+        mixed(program, 0.2, max_drop=0.01)
+
+
+def closeness(program: Program) -> Callable[[Run], float]:
+    """A metric: how near a run comes to the float program on data of its own, in dB, at most 60."""
+    samples = [{name: value.numpy() for name, value in batch.items()} for batch in batches(4, seed=5)]
+    exact = [run_program(program)(sample)["output_0"] for sample in samples]
+
+    def metric(run: Run) -> float:
+        return min(60.0, sqnr_db(np.stack(exact), np.stack([run(sample)["output_0"] for sample in samples])))
+
+    return metric
+
+
+@pytest.mark.parametrize("sensitivity", ["outputs", "sqnr", "metric"])
+def test_each_measure_of_sensitivity_finds_the_weight_that_hardly_matters(program: Program, sensitivity: str) -> None:
+    step = {"pass": "mix-precision", "share": 0.24, "sensitivity": sensitivity, "rounding": "nearest"}
+    reports = ew.compress(program, [step], batches=batches(16), metric=closeness(program)).reports
+    (choices,) = [ran.report.choices for ran in reports if ran.report.choices]
+    costs = {choice.weight.replace("_", ".").split(".")[0]: choice.costs for choice in choices}
+    assert min(costs, key=lambda name: costs[name]["w4g32"]) == "quiet"
+    assert all(cost["w8"] <= cost["w4g32"] for cost in costs.values())
+
+
+def test_with_a_limit_of_quality_the_smallest_choice_within_it_is_taken(program: Program) -> None:
+    found = {limit: mixed(program, 0.0, least_db=limit).program for limit in (20.0, 28.0, 40.0)}
+    for limit, one in found.items():
+        assert quality(one, program) > limit - 1.5, "held-out data may differ a little"
+    shares = [share_of(one, program) for one in found.values()]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[2]
+
+
+def test_a_limit_of_the_drop_holds_for_the_users_metric(program: Program) -> None:
+    metric = closeness(program)
+    step = {"pass": "mix-precision", "share": 0.0, "max_drop": 25.0, "rounding": "nearest"}
+    found = ew.compress(program, [step], batches=batches(16), metric=metric)
+    assert metric(run_program(found.program)) >= 60.0 - 25.0
+    assert share_of(found.program, program) < 0.27
+    assert not any(ran.report.missed for ran in found.reports)
+
+
+def test_a_limit_of_quality_that_nothing_keeps_gives_the_best_and_says_what_is_missing(program: Program) -> None:
+    reports = mixed(program, 0.0, least_db=90.0).reports
+    (report,) = [ran.report for ran in reports if ran.report.choices]
+    assert {choice.scheme for choice in report.choices} == {"w8"}
+    assert "even the widest schemes" in report.missed and "limit 90 dB" in report.missed
