@@ -13,6 +13,7 @@ from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.onnx.blocks import opset_for
 from edgewright.targets.onnx.lower import write_onnx
 from edgewright.targets.openvino.compact import compact_xml
+from edgewright.targets.openvino.halves import hide_halves, restore_halves
 
 FLOAT_ACTIVATIONS = ("runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE")  # read by the runtime; "0": none
 
@@ -30,7 +31,10 @@ def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None
         write_onnx(program, source, opset=opset_for(program, 20), zero_points=False)
         # What convert_model does, without the processes that it starts to report the call to Intel.
         model = openvino.Core().read_model(str(source))
+        # Beside weights in integers, `compress_to_fp16` compresses nothing.
+        hidden = hide_halves(model) if stored_weights(program) else []
         apply_moc_transformations(model, False)
+        restore_halves(model, hidden)
         for port, spec in zip(model.inputs, program.inputs, strict=True):
             port.get_tensor().set_names({spec.name})
         for port, spec in zip(model.outputs, program.outputs, strict=True):
@@ -43,7 +47,7 @@ def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None
             _bound(model, program)
         if _wants_float_activations(program):
             model.set_rt_info("0", list(FLOAT_ACTIVATIONS))
-        openvino.save_model(model, str(path), compress_to_fp16="float16" in program.weight_bytes())
+        openvino.save_model(model, str(path), compress_to_fp16="float16" in program.weight_bytes() and not hidden)
     compact_xml(path, {spec.name for spec in (*program.inputs, *program.outputs)})
 
 

@@ -14,6 +14,7 @@ from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.passes.graph import module_path
 from edgewright.pipeline.passes.module_patterns import ModulePatterns
 from edgewright.pipeline.program import Program
+from edgewright.targets import get_target
 from edgewright.targets.coreml.inspect import inspect_mlpackage
 from tests.small_models import outputs
 from tests.vision_language import POLICY, VisionLanguage, batches, step
@@ -70,6 +71,17 @@ def test_a_recipe_of_four_schemes_gives_the_same_numbers_in_the_file(
         found = [session.run({name: value.numpy() for name, value in sample.items()}) for sample in samples]
     reached = sqnr_db(exact, np.concatenate([next(iter(outputs.values())) for outputs in found]))
     assert reached > sqnr_db(exact, expected) - 1.0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_stores_floats_in_16_bits_and_weights_in_their_own(
+    compressed: Program, target: str, tmp_path: Path
+) -> None:
+    stored = compressed.weight_bytes()
+    found = get_target(target).inspect(ew.lower(compressed, target=target, folder=tmp_path)).bytes_by_dtype
+    assert found["float16"] >= stored["float16"]
+    assert found["int4"] >= stored["int4"]
+    assert found.get("float32", 0) <= stored["float32"] * 1.5
 
 
 def test_layers_of_8_bits_beside_weights_of_4_count_as_integers_on_core_ml(compressed: Program, tmp_path: Path) -> None:
