@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import torch
 from rich.console import Console
 
 from bench.quantization import Subject, outputs, predictor, stored, subjects, tensors
+from edgewright.pipeline.measure import peak_bytes
 from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.quiet import quiet
 
@@ -77,7 +77,7 @@ def make(name: str, target: str, maker: str, folder: Path) -> dict[str, float]:
             seconds = _nncf(subject, NNCF[maker], folder.parent / "float32" / FILES[target], path)
         else:
             seconds = _coremltools(maker, folder.parent / "float32" / FILES[target], path)
-    return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": seconds, "peak_mb": peak_bytes() / 1e6}
 
 
 def _ours(subject: Subject, target: str, recipe: Sequence[Mapping[str, Any]], folder: Path) -> float:

@@ -35,7 +35,7 @@ def run_measurement(folder: Path, target: str, artifact: str, samples: str, thre
         inputs = {name: content[name] for name in content.files}
     chosen = get_target(target)
     found = chosen.find(Path(artifact))
-    before = _peak_bytes()
+    before = peak_bytes()
     opened = time.perf_counter()
     with chosen.open(found, threads) as session:
         open_ms = (time.perf_counter() - opened) * 1e3
@@ -53,12 +53,12 @@ def run_measurement(folder: Path, target: str, artifact: str, samples: str, thre
         "p90_ms": float(np.percentile(times, 90)),
         "runs": len(times),
         "open_ms": open_ms,
-        "peak_bytes": _peak_bytes() - before,
+        "peak_bytes": peak_bytes() - before,
         "runtime": runtime,
     }
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The largest resident set of this process. On Linux from /proc: ru_maxrss still holds the parent's."""
     if sys.platform == "linux":
         for line in Path("/proc/self/status").read_text().split("\n"):
