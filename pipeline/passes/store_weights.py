@@ -21,7 +21,7 @@ from edgewright.pipeline.rounding import ADAROUND, GPTQ, NEAREST
 from edgewright.pipeline.rounding.adaround import AdaRound
 from edgewright.pipeline.rounding.gptq import Gptq
 from edgewright.pipeline.rounding.grid import Grid
-from edgewright.pipeline.rounding.hessian import hessian_of
+from edgewright.pipeline.rounding.hessian import hessians_of
 
 PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 BLOCKS = torch.ops.torchao.dequantize_affine.default
@@ -40,7 +40,6 @@ class Rounding:
         """Replace the weight of each layer; one that several layers read is rounded and stored once."""
         stored: dict[tuple[str, int], Node] = {}
         influence: dict[Node, list[Tensor]] = {}
-        learned: dict[str, Gptq | AdaRound] = {GPTQ: Gptq(self.damping, self.act_order), ADAROUND: AdaRound()}
         if self.way != NEAREST and self.weigh_rows:
             influence = context.influence.of(program, chosen)
 
@@ -48,12 +47,13 @@ class Rounding:
             key = str(found.constant.target), found.axis
             if key not in stored:
                 rows = as_rows(program.tensor(found.constant), found.axis)
-                hessian = hessian_of(found.layer, inputs, influence.get(found.layer)) if inputs else None
-                if hessian is not None and self.way in learned:
-                    integers, scales = learned[self.way].round(rows, hessian, grid)
-                else:
-                    scales = grid.scales(rows, None if hessian is None else torch.diagonal(hessian))
-                    integers = grid.round(rows, scales)
+                hessians = hessians_of(found.layer, inputs, influence.get(found.layer)) if inputs else None
+                groups = 1 if hessians is None else len(hessians)
+                parts = [
+                    self._round(part, None if hessians is None else hessians[place], grid)
+                    for place, part in enumerate(rows.chunk(groups))
+                ]
+                integers, scales = (torch.cat(column) for column in zip(*parts, strict=True))
                 stored[key] = _put(program, found, grid, integers, scales)
             found.layer.update_arg(found.place, stored[key])
 
@@ -62,6 +62,14 @@ class Rounding:
                 visit(found, grid, [])
         else:
             run_in_lockstep(program, context.batches, {layer: partial(visit, *chosen[layer]) for layer in chosen})
+
+    def _round(self, rows: Tensor, hessian: Tensor | None, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Integers and scales of rows that read the same inputs."""
+        learned: dict[str, Gptq | AdaRound] = {GPTQ: Gptq(self.damping, self.act_order), ADAROUND: AdaRound()}
+        if hessian is not None and self.way in learned:
+            return learned[self.way].round(rows, hessian, grid)
+        scales = grid.scales(rows, None if hessian is None else torch.diagonal(hessian))
+        return grid.round(rows, scales), scales
 
 
 def grid_for(shape: tuple[int, ...], bits: int, group: int, *, search: bool) -> tuple[Grid, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
@@ -13,16 +14,17 @@ from edgewright.pipeline.passes.graph import aten
 CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default)
 
 
-def hessian_of(
+def hessians_of(
     layer: Node, inputs: Iterable[tuple[object, ...]], influence: Sequence[Tensor] | None = None
 ) -> Tensor | None:
-    """The mean of x x^T over all that a layer multiplies its weight rows with: float32, (columns, columns).
+    """The mean of x x^T over all that a layer multiplies its weight rows with, for each group of rows that read the
+    same inputs: float32, (groups, columns, columns). A grouped convolution has as many, every other layer one.
 
     Args:
         inputs: the layer's arguments in each batch.
         influence: how much each x counts, in each batch: float32, (rows,), in any unit; None: all the same.
     Returns:
-        None for layers whose rows read different inputs (grouped convolutions, embeddings).
+        None for layers that multiply with no rows of inputs (embeddings, transposed convolutions).
     Source: Frantar 2023, arXiv:2210.17323, section 3 (without the factor 2, which changes nothing).
     """
     total: Tensor | None = None
@@ -31,23 +33,30 @@ def hessian_of(
         rows = _rows(layer, arguments)
         if rows is None:
             return None
-        if influence is not None:
-            counted = influence[place]
-            product, count = (rows * counted[:, None]).T @ rows, count + float(counted.sum())
-        else:
-            product, count = rows.T @ rows, count + len(rows)
+        counted = torch.ones(rows.shape[1]) if influence is None else influence[place]
+        product, count = (rows * counted[:, None]).transpose(1, 2) @ rows, count + float(counted.sum())
         total = product if total is None else total.add_(product)
     return None if total is None or not count else total / count
 
 
+def hessian_of(
+    layer: Node, inputs: Iterable[tuple[object, ...]], influence: Sequence[Tensor] | None = None
+) -> Tensor | None:
+    """That of `hessians_of` where all rows read the same inputs: float32, (columns, columns); None elsewhere."""
+    found = hessians_of(layer, inputs, influence)
+    return found[0] if found is not None and len(found) == 1 else None
+
+
 def _rows(layer: Node, arguments: tuple[object, ...]) -> Tensor | None:
+    """What a layer multiplies its weight rows with: float32, (groups, rows, columns)."""
     data, weight = arguments[0], arguments[1]
     if not isinstance(data, Tensor) or not isinstance(weight, Tensor):
         return None
     if layer.target is aten.linear.default:
-        return data.reshape(-1, data.shape[-1]).float()
-    if layer.target not in CONVOLUTIONS or (len(arguments) > 6 and arguments[6] != 1):
+        return data.reshape(1, -1, data.shape[-1]).float()
+    if layer.target not in CONVOLUTIONS:
         return None
+    groups = int(arguments[6]) if len(arguments) > 6 else 1  # type: ignore[call-overload]
     axes = weight.dim() - 2
     stride, padding, dilation = (
         [*(arguments[place] if len(arguments) > place else [default])] * 2  # type: ignore[misc]
@@ -59,7 +68,9 @@ def _rows(layer: Node, arguments: tuple[object, ...]) -> Tensor | None:
     windows = F.unfold(
         data.float(), tuple(weight.shape[2:]), tuple(dilation[:2]), tuple(padding[:2]), tuple(stride[:2])
     )
-    return windows.transpose(1, 2).reshape(-1, windows.shape[1])
+    samples, columns, places = windows.shape  # channels come first in the columns: each group's lie together
+    split = windows.reshape(samples, groups, columns // groups, places)
+    return split.permute(1, 0, 3, 2).reshape(groups, samples * places, columns // groups)
 
 
 def output_error(difference: Tensor, hessian: Tensor) -> float:

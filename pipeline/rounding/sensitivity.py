@@ -10,7 +10,7 @@ from torch import Tensor
 from edgewright.pipeline.passes.graph import aten
 from edgewright.pipeline.passes.layer_weights import LayerWeight, as_rows
 from edgewright.pipeline.rounding.grid import Grid
-from edgewright.pipeline.rounding.hessian import hessian_of, output_error
+from edgewright.pipeline.rounding.hessian import hessians_of, output_error
 
 
 def rounding_costs(
@@ -38,13 +38,20 @@ def rounding_costs(
         differences.append(grid.round(rows, scales) * grid.spread(scales, rows.shape[1]) - rows)
     if found.layer.target is aten.embedding.default:
         return [_of_lookups(difference, inputs, influence) for difference in differences]
-    hessian = hessian_of(found.layer, inputs, influence)
-    if hessian is None:  # rows read different inputs: the error alone, at the size of the inputs
+    hessians = hessians_of(found.layer, inputs, influence)
+    if hessians is None:  # the error alone, at the size of the inputs
         size = float(
             torch.stack([data.float().square().mean() for data, *_ in inputs if isinstance(data, Tensor)]).mean()
         )
         return [total * size * float(difference.square().sum()) / len(rows) for difference in differences]
-    return [total * output_error(difference, hessian) / len(rows) for difference in differences]
+    return [
+        total
+        * sum(
+            output_error(part, hessian) for part, hessian in zip(difference.chunk(len(hessians)), hessians, strict=True)
+        )
+        / len(rows)
+        for difference in differences
+    ]
 
 
 def _of_lookups(difference: Tensor, inputs: list[tuple[object, ...]], influence: Sequence[Tensor]) -> float:

@@ -17,9 +17,10 @@ from edgewright.pipeline.passes.stored_integers import stored_weights
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.rounding.gptq import Gptq
 from edgewright.pipeline.rounding.grid import Grid
-from edgewright.pipeline.rounding.hessian import hessian_of, output_error
+from edgewright.pipeline.rounding.hessian import hessian_of, hessians_of, output_error
 from edgewright.pipeline.rounding.refit import refit_scales
 from tests.rounding_problem import error, problem
+from tests.small_models import outputs
 
 
 @given(seed=st.integers(0, 10**6), bits=st.sampled_from([2, 3, 4]), group=st.sampled_from([0, 16]))
@@ -84,6 +85,41 @@ def test_the_hessian_of_a_convolution_is_that_of_its_windows() -> None:
     outputs = torch.cat([F.conv2d(image, difference.reshape(4, 3, 3, 3), None, 2, 1) for image in images])
     expected = outputs.square().sum(1).mean()
     torch.testing.assert_close(torch.tensor(output_error(difference, found)), expected)
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+def test_the_hessians_of_a_grouped_convolution_are_those_of_each_groups_windows(groups: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Conv2d(6, 12, 3, padding=1, groups=groups)
+    program = ew.capture(model, (torch.randn(1, 6, 7, 5),))
+    (layer,) = program.graph.find_nodes(op="call_function", target=aten.conv2d.default)
+    image = torch.randn(1, 6, 7, 5)
+    found = hessians_of(layer, [(image, model.weight, model.bias, [1, 1], [1, 1], [1, 1], groups)])
+    assert found is not None and len(found) == groups
+    difference = torch.randn(12, 6 // groups, 3, 3)
+    errors = [
+        output_error(part.flatten(1), hessian) for part, hessian in zip(difference.chunk(groups), found, strict=True)
+    ]
+    exact = F.conv2d(image, difference, None, 1, 1, 1, groups)
+    expected = exact.square().mean((0, 2, 3)).reshape(groups, -1).sum(1)
+    torch.testing.assert_close(torch.tensor(errors), expected)
+
+
+def test_gptq_beats_plain_rounding_in_a_depthwise_convolution() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 16, 5, padding=2, groups=16), nn.ReLU(), nn.Conv2d(16, 8, 1))
+    smooth = nn.AvgPool2d(3, 1, 1)  # neighboring pixels of real pictures are alike
+    images = [{"input": smooth(torch.randn(1, 16, 12, 12)) + 0.3} for _ in range(24)]
+    program = ew.capture(model.eval(), images[0])
+    step = {"pass": "quantize", "scheme": "w4", "modules": "0"}
+    plain, gptq = (
+        ew.compress(program, [{**step, **way}], batches=images[:16]).program
+        for way in ({"search": False}, {"rounding": "gptq"})
+    )
+    reached = [
+        sqnr_db(outputs(program, images[16:]).numpy(), outputs(one, images[16:]).numpy()) for one in (plain, gptq)
+    ]
+    assert reached[1] > reached[0] + 2
 
 
 # Through the recipe
