@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgewright.targets.base import Level, Refusal
+from edgewright.targets.base import Inspection, Level, Refusal
 
 if TYPE_CHECKING:
     from edgewright.pipeline.program import Program
 
 FEW_BITS = "w4"  # a level that has this scheme has weights of few bits
+
+
+def with_minimum(found: Inspection, levels: tuple[Level, ...], part: str, key: str) -> Inspection:
+    """The inspection with the oldest runtimes that read such a file.
+
+    Args:
+        part: of `Inspection.versions`; key: the same in a level's format.
+    """
+    stated = found.versions.get(part)
+    fits = (level for level in levels if stated and level.format[key] >= int(stated))
+    return replace(found, minimum=next(fits, levels[-1]).minimum)
 
 
 def too_old_for_few_bits(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -97,12 +95,10 @@ class CoremlTarget:
     def inspect(self, artifact: Artifact) -> Inspection:
         from edgewright.targets.coreml.fix_sizes import at_largest
         from edgewright.targets.coreml.inspect import inspect_mlpackage
+        from edgewright.targets.levels import with_minimum
 
         with at_largest(artifact.main) as main:
-            found = inspect_mlpackage(main)
-        stated = re.search(r"specification (\d+)", found.format)
-        fits = (level for level in LEVELS if stated and level.format["spec"] >= int(stated[1]))
-        return replace(found, minimum=next(fits, LEVELS[-1]).minimum)
+            return with_minimum(inspect_mlpackage(main), LEVELS, "specification", "spec")
 
     def open(self, artifact: Artifact, threads: int = 1) -> Session:
         from edgewright.targets.coreml.run import open_session

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -103,14 +101,12 @@ class OnnxTarget:
         return Artifact(self.name, folder / FILE, (folder / FILE,))
 
     def inspect(self, artifact: Artifact) -> Inspection:
+        from edgewright.targets.levels import with_minimum
         from edgewright.targets.onnx.fix_sizes import at_largest
         from edgewright.targets.onnx.inspect import inspect_onnx
 
         with at_largest(artifact.main) as main:
-            found = inspect_onnx(main)
-        stated = re.search(r"opset (\d+)", found.format)
-        fits = (level for level in LEVELS if stated and level.format["opset"] >= int(stated[1]))
-        return replace(found, minimum=next(fits, LEVELS[-1]).minimum)
+            return with_minimum(inspect_onnx(main), LEVELS, "opset", "opset")
 
     def open(self, artifact: Artifact, threads: int = 1) -> Session:
         from edgewright.pipeline.shapes import SHAPES
