@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from edgewright.calibration.batches import require_batches
-from edgewright.calibration.lockstep import run_in_lockstep
 from edgewright.errors import RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant, insert_call
 from edgewright.pipeline.passes.layer_weights import LayerWeight, as_rows, from_rows, layer_weights
 from edgewright.pipeline.passes.module_patterns import ModulePatterns
+from edgewright.pipeline.passes.replace_weights import replace_weights
 from edgewright.pipeline.program import Program
-from edgewright.pipeline.rounding.hessian import hessian_of
 from edgewright.pipeline.rounding.palette import Palette
 
 LEAST_IMPORTANCE = 0.01  # of the mean: a column that no calibration input excites still wants some value
@@ -68,25 +66,16 @@ class PalettizeWeights:
                 skips.append(Skip(str(found.constant.target), reason))
             if palette:
                 chosen[found.layer] = found, palette
-        stored: dict[tuple[str, int], Node] = {}  # a weight of two layers is stored once
-        influence: dict[Node, list[Tensor]] = {}
-        if self.weighted:
-            influence = context.influence.of(program, chosen)
 
-        def store(found: LayerWeight, palette: Palette, inputs: list[tuple[Any, ...]]) -> None:
-            key = str(found.constant.target), found.axis
-            if key not in stored:
-                rows = as_rows(program.tensor(found.constant), found.axis).float()
-                hessian = hessian_of(found.layer, inputs, influence.get(found.layer)) if inputs else None
-                tables = palette.tables(rows, None if hessian is None else _importance(hessian), context.seed)
-                stored[key] = _store(program, found, palette.indices(rows, tables), tables)
-            found.layer.update_arg(found.place, stored[key])
+        def store(found: LayerWeight, palette: Palette, hessians: Tensor | None) -> Node:
+            rows = as_rows(program.tensor(found.constant), found.axis).float()
+            importance = None
+            if hessians is not None and len(hessians) == 1:  # rows of grouped convolutions share none
+                importance = _importance(hessians[0])
+            tables = palette.tables(rows, importance, context.seed)
+            return _store(program, found, palette.indices(rows, tables), tables)
 
-        if self.weighted:
-            run_in_lockstep(program, context.batches, {at: partial(store, *entry) for at, entry in chosen.items()})
-        else:
-            for found, palette in chosen.values():
-                store(found, palette, [])
+        replace_weights(program, context, chosen, store, with_inputs=self.weighted)
         return PassReport(len(chosen), tuple(skips))
 
     def _check(self, context: Context) -> None:

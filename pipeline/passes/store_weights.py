@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 import torchao.quantization.quant_primitives  # noqa: F401  (registers torchao.dequantize_affine)
 from torch import Tensor
 from torch.fx import Node
 
-from edgewright.calibration.lockstep import run_in_lockstep
 from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.graph import add_constant, insert_call
 from edgewright.pipeline.passes.layer_weights import LayerWeight, as_rows, from_rows
+from edgewright.pipeline.passes.replace_weights import replace_weights
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.rounding import ADAROUND, GPTQ, NEAREST
 from edgewright.pipeline.rounding.adaround import AdaRound
 from edgewright.pipeline.rounding.gptq import Gptq
 from edgewright.pipeline.rounding.grid import Grid
-from edgewright.pipeline.rounding.hessian import hessians_of
 
 PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 BLOCKS = torch.ops.torchao.dequantize_affine.default
@@ -37,31 +34,19 @@ class Rounding:
     weigh_rows: bool
 
     def store(self, program: Program, context: Context, chosen: Mapping[Node, tuple[LayerWeight, Grid]]) -> None:
-        """Replace the weight of each layer; one that several layers read is rounded and stored once."""
-        stored: dict[tuple[str, int], Node] = {}
-        influence: dict[Node, list[Tensor]] = {}
-        if self.way != NEAREST and self.weigh_rows:
-            influence = context.influence.of(program, chosen)
+        """Replace the weight of each layer by integers and the operation that restores it."""
 
-        def visit(found: LayerWeight, grid: Grid, inputs: list[tuple[Any, ...]]) -> None:
-            key = str(found.constant.target), found.axis
-            if key not in stored:
-                rows = as_rows(program.tensor(found.constant), found.axis)
-                hessians = hessians_of(found.layer, inputs, influence.get(found.layer)) if inputs else None
-                groups = 1 if hessians is None else len(hessians)
-                parts = [
-                    self._round(part, None if hessians is None else hessians[place], grid)
-                    for place, part in enumerate(rows.chunk(groups))
-                ]
-                integers, scales = (torch.cat(column) for column in zip(*parts, strict=True))
-                stored[key] = _put(program, found, grid, integers, scales)
-            found.layer.update_arg(found.place, stored[key])
+        def put(found: LayerWeight, grid: Grid, hessians: Tensor | None) -> Node:
+            rows = as_rows(program.tensor(found.constant), found.axis)
+            parts = [
+                self._round(part, None if hessians is None else hessians[place], grid)
+                for place, part in enumerate(rows.chunk(1 if hessians is None else len(hessians)))
+            ]
+            integers, scales = (torch.cat(column) for column in zip(*parts, strict=True))
+            return _put(program, found, grid, integers, scales)
 
-        if self.way == NEAREST:
-            for found, grid in chosen.values():
-                visit(found, grid, [])
-        else:
-            run_in_lockstep(program, context.batches, {layer: partial(visit, *chosen[layer]) for layer in chosen})
+        with_inputs = self.way != NEAREST
+        replace_weights(program, context, chosen, put, with_inputs=with_inputs, weigh_rows=self.weigh_rows)
 
     def _round(self, rows: Tensor, hessian: Tensor | None, grid: Grid) -> tuple[Tensor, Tensor]:
         """Integers and scales of rows that read the same inputs."""
