@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.errors import RecipeError, did_you_mean
-from edgewright.pipeline.encoding import PALETTES, WEIGHT_ONLY, Scheme
+from edgewright.pipeline.encoding import DYNAMIC, PALETTES, WEIGHT_ONLY, Scheme
 from edgewright.pipeline.passes.base import Pass
 
 Recipe = str | Path | Sequence[Mapping[str, Any]]
@@ -32,6 +32,7 @@ PASSES = {
     "mix-precision": "edgewright.pipeline.passes.mix_precision:MixPrecision",
     "move-patches": "edgewright.pipeline.passes.move_patches:MovePatches",
     "palettize-weights": "edgewright.pipeline.passes.palettize_weights:PalettizeWeights",
+    "quantize-dynamic": "edgewright.pipeline.passes.quantize_dynamic:QuantizeDynamic",
     "quantize-static": "edgewright.pipeline.passes.quantize_static:QuantizeStatic",
     "quantize-weights": "edgewright.pipeline.passes.quantize_weights:QuantizeWeights",
     "round-biases": "edgewright.pipeline.passes.round_biases:RoundBiases",
@@ -66,10 +67,11 @@ SCHEMES = {
         "quantize-static",
         "round-biases",
     ),
+    DYNAMIC: ("quantize-dynamic",),
     **dict.fromkeys(WEIGHT_ONLY, ("quantize-weights",)),
     **dict.fromkeys(PALETTES, ("palettize-weights",)),
 }
-SETTABLE = ("convert-fp16", "palettize-weights", "quantize-static", "quantize-weights")
+SETTABLE = ("convert-fp16", "palettize-weights", "quantize-dynamic", "quantize-static", "quantize-weights")
 
 
 def pass_names() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch.fx import Node
 from edgewright.pipeline.program import Program
 
 BLOCKS = "torchao.dequantize_affine.default"  # by name: torchao takes seconds to import
+ROWS = "quantized_decomposed.dequantize_per_token.default"
 PER_CHANNEL = "quantized_decomposed.dequantize_per_channel.default"
 
 
@@ -47,6 +48,12 @@ class StoredIntegers:
             for user in self.node.users
             for arg in user.args[:2]
         )
+
+
+    @property
+    def meets_rounded_rows(self) -> bool:
+        """Whether linear layers that round what they read at run time are all that reads it."""
+        return all(user.args[0] is not self.node and str(user.args[0].target) == ROWS for user in self.node.users)
 
 
 def stored_weight(program: Program, node: object) -> StoredIntegers | None:

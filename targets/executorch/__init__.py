@@ -22,7 +22,7 @@ class ExecutorchTarget:
     suffix: ClassVar[str] = ".pte"
     modules: ClassVar[tuple[str, ...]] = ("executorch",)
     capabilities: ClassVar[Capabilities] = Capabilities(
-        schemes=frozenset({"fp32", "w8a8"}),
+        schemes=frozenset({"fp32", "w8a8", "w8a8-dynamic"}),
         minimum={"executorch": "1.4"},
         tolerance_db=80.0,
         integer_products=False,  # XNNPACK's delegate multiplies two activations in float
@@ -39,6 +39,7 @@ class ExecutorchTarget:
         from edgewright.pipeline.passes.spell_out_gelu import SpellOutGelu
         from edgewright.targets.executorch.move_in_one_encoding import MoveInOneEncoding
         from edgewright.targets.executorch.rules import RULES
+        from edgewright.targets.executorch.use_whole_range import UseWholeRange
 
         return (
             DecomposeOperators(RULES),
@@ -47,6 +48,7 @@ class ExecutorchTarget:
             SpellOutDefaults(),
             SpellOutGelu(),
             MoveInOneEncoding(),
+            UseWholeRange(),
         )
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:

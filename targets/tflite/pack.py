@@ -33,8 +33,8 @@ class _Found:
 def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
     """Edit every subgraph: the constants that hold restored weights become integers again.
 
-    Linear layers of 4 bits read them directly: LiteRT's kernels for that round each row of activations to 8 bits, which
-    is little beside the weights' own rounding. Everything else gets a DEQUANTIZE, computed once when the file is
+    Linear layers read them directly where the program rounds what they read row by row: LiteRT's kernels for that do so.
+    So do those of 4 bits, beside whose own rounding that of the rows is little. Everything else gets a DEQUANTIZE, computed once when the file is
     opened. The converter keeps no names; a constant is known by its values.
 
     Raises:
@@ -98,7 +98,7 @@ def _pack(
             packed[tensor.buffer] = len(model.buffers), found
             model.buffers.append(_buffer(schema, _bytes(found.integers, found.stored.bits)))
         place, found = packed[tensor.buffer]
-        direct = found.stored.bits < 8 and _reads_directly(schema, model, graph, index)
+        direct = (found.stored.bits < 8 or found.stored.meets_rounded_rows) and _reads_directly(schema, model, graph, index)
         stored = tensor
         if not direct:
             stored = schema.TensorT()
