@@ -62,6 +62,10 @@ class QuantizeDynamic:
                 skips.append(Skip(str(found.constant.target), reason))
                 continue
             assert isinstance(source, Node), "a tensor by schema"
+            if value_of(source).dtype != torch.float32:
+                reason = f"its weights got 8 bits; rows of float32 alone are rounded, not {value_of(source).dtype}"
+                skips.append(Skip(str(found.constant.target), reason))
+                continue
             if source not in rounded:
                 rounded[source] = _round_rows(source, program, layer)
             layer.update_arg(0, rounded[source])
@@ -77,4 +81,4 @@ def _round_rows(source: Node, program: Program, layer: Node) -> Node:
             parts.append(program.graph.call_function(operator.getitem, (chosen, place)))
         parts[-1].meta = {**chosen.meta, "val": chosen.meta["val"][place]}
     integers = insert_call(program, layer, QUANTIZE, source, *parts, *RANGE)
-    return insert_call(program, layer, DEQUANTIZE, integers, *parts, *RANGE, value_of(source).dtype)
+    return insert_call(program, layer, DEQUANTIZE, integers, *parts, *RANGE, torch.float32)

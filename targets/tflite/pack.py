@@ -19,7 +19,7 @@ TURNS = {
     4: ((0, 2, 3, 1), (1, 2, 3, 0), (2, 3, 1, 0), (0, 1, 2, 3)),
 }
 
-FEW_BITS, IN_GROUPS = 13, 14  # versions of FULLY_CONNECTED
+ROUNDS_ROWS, FEW_BITS, IN_GROUPS = 12, 13, 14  # versions of FULLY_CONNECTED
 FEW_BITS_RESTORED = 6  # of DEQUANTIZE
 
 
@@ -115,17 +115,21 @@ def _pack(
 
 
 def _state_versions(schema: Any, model: Any) -> None:
-    """The operator versions that came with weights of few bits: releases without them refuse the file.
+    """The operator versions that came with such weights: releases without them refuse the file.
 
     Unstated, they open it and compute nonsense: measured with a language model, 4 bits with a scale a channel give 6 dB
     in tflite-runtime 2.14 and are right from ai-edge-litert 1.2 on; in groups they give 0 dB there and in 1.2, -3 dB in
-    1.4 and 2.0, and are right from 2.1 on.
+    1.4 and 2.0, and are right from 2.1 on. Float rows with 8-bit weights, a scale a channel: 0 dB in tflite-runtime
+    2.14, right in ai-edge-litert 1.0.1.
     """
     needed: dict[int, int] = {}
     operators = schema.BuiltinOperator
     for graph in model.subgraphs:
         for operator in graph.operators:
             kind = model.operatorCodes[operator.opcodeIndex].builtinCode
+            read = [graph.tensors[index].type for index in operator.inputs[:2]]
+            if kind == operators.FULLY_CONNECTED and read == [schema.TensorType.FLOAT32, schema.TensorType.INT8]:
+                needed[operator.opcodeIndex] = max(needed.get(operator.opcodeIndex, 0), ROUNDS_ROWS)
             for index in operator.inputs:
                 if index < 0 or graph.tensors[index].type != schema.TensorType.INT4:
                     continue
