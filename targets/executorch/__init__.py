@@ -34,6 +34,7 @@ class ExecutorchTarget:
     def legalize(self) -> tuple[Pass, ...]:
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
         from edgewright.pipeline.passes.fold_constants import FoldConstants
+        from edgewright.pipeline.passes.gather_rows import GatherRows
         from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
         from edgewright.pipeline.passes.spell_out_defaults import SpellOutDefaults
         from edgewright.pipeline.passes.spell_out_gelu import SpellOutGelu
@@ -45,6 +46,7 @@ class ExecutorchTarget:
             DecomposeOperators(RULES),
             FoldConstants(),
             LookUpIntegers(),
+            GatherRows(),
             SpellOutDefaults(),
             SpellOutGelu(),
             MoveInOneEncoding(),
