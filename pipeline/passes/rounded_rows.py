@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401  (registers quantized_decomposed)
+import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
 from torch.fx import Node
 
 from edgewright.pipeline.program import Program
 
 quantized = torch.ops.quantized_decomposed
-CHOOSE = quantized.choose_qparams_per_token.default  # symmetric: the zero points that it gives are 0
+CHOOSE = quantized.choose_qparams_per_token_asymmetric.default
 QUANTIZE = quantized.quantize_per_token.default
 DEQUANTIZE = quantized.dequantize_per_token.default
-RANGE = (-128, 127, torch.int8)  # max|x| / s is 127, so -128 never comes
+RANGE = (-128, 127, torch.int8)
 
 
 @dataclass(frozen=True)
@@ -22,21 +22,20 @@ class RoundedRows:
     """Such a value.
 
     Args:
-        node: the rounded value; source: what it was; scales: float32, shaped like it with 1 as the last size.
+        node: the rounded value; source: what it was.
     """
 
     node: Node
     source: Node
-    scales: Node
 
 
 def rounded_rows(program: Program) -> list[RoundedRows]:
     """Every such value of a program, in the graph's order."""
     found = []
     for node in program.graph.find_nodes(op="call_function", target=DEQUANTIZE):
-        integers, scales = node.args[:2]
-        assert isinstance(integers, Node) and isinstance(scales, Node), "tensors by schema"
+        integers = node.args[0]
+        assert isinstance(integers, Node), "a tensor by schema"
         source = integers.args[0]
         assert integers.target is QUANTIZE and isinstance(source, Node), "as quantize-dynamic writes it"
-        found.append(RoundedRows(node, source, scales))
+        found.append(RoundedRows(node, source))
     return found

@@ -49,11 +49,11 @@ class StoredIntegers:
             for arg in user.args[:2]
         )
 
-
     @property
     def meets_rounded_rows(self) -> bool:
-        """Whether linear layers that round what they read at run time are all that reads it."""
-        return all(user.args[0] is not self.node and str(user.args[0].target) == ROWS for user in self.node.users)
+        """Whether all that reads it are linear layers whose other operand is rounded row by row at run time."""
+        others = (user.args[0] for user in self.node.users)
+        return all(isinstance(other, Node) and str(other.target) == ROWS for other in others)
 
 
 def stored_weight(program: Program, node: object) -> StoredIntegers | None:

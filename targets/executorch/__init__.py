@@ -40,7 +40,6 @@ class ExecutorchTarget:
         from edgewright.pipeline.passes.spell_out_gelu import SpellOutGelu
         from edgewright.targets.executorch.move_in_one_encoding import MoveInOneEncoding
         from edgewright.targets.executorch.rules import RULES
-        from edgewright.targets.executorch.use_whole_range import UseWholeRange
 
         return (
             DecomposeOperators(RULES),
@@ -50,7 +49,6 @@ class ExecutorchTarget:
             SpellOutDefaults(),
             SpellOutGelu(),
             MoveInOneEncoding(),
-            UseWholeRange(),
         )
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:

@@ -60,7 +60,14 @@ class OpenvinoTarget:
         from edgewright.pipeline.passes.shift_activations import ShiftActivations
         from edgewright.targets.onnx.rules import RULES
 
-        return DecomposeOperators(RULES), FoldConstants(), LookUpIntegers(), AbsorbActivations(), NormalizeRows(), ShiftActivations()
+        return (
+            DecomposeOperators(RULES),
+            FoldConstants(),
+            LookUpIntegers(),
+            AbsorbActivations(),
+            NormalizeRows(),
+            ShiftActivations(),
+        )
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
         from edgewright.targets.onnx import OnnxTarget

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.graph import add_constant
 from edgewright.pipeline.passes.graph import replace as replace_node
-from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.keep_weights import KeepWeights
 from edgewright.pipeline.passes.rounded_rows import rounded_rows
 from edgewright.pipeline.passes.stored_integers import StoredIntegers, stored_weights

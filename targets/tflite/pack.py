@@ -33,9 +33,9 @@ class _Found:
 def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
     """Edit every subgraph: the constants that hold restored weights become integers again.
 
-    Linear layers read them directly where the program rounds what they read row by row: LiteRT's kernels for that do so.
-    So do those of 4 bits, beside whose own rounding that of the rows is little. Everything else gets a DEQUANTIZE, computed once when the file is
-    opened. The converter keeps no names; a constant is known by its values.
+    Linear layers read them directly where the program rounds what they read row by row, as LiteRT's kernels do, and
+    where they have 4 bits: beside their own rounding that of the rows is little. Everything else gets a DEQUANTIZE,
+    computed once when the file is opened. The converter keeps no names; a constant is known by its values.
 
     Raises:
         LoweringError: a weight is not in the file.
@@ -98,8 +98,13 @@ def _pack(
             packed[tensor.buffer] = len(model.buffers), found
             model.buffers.append(_buffer(schema, _bytes(found.integers, found.stored.bits)))
         place, found = packed[tensor.buffer]
-        direct = (found.stored.bits < 8 or found.stored.meets_rounded_rows) and _reads_directly(schema, model, graph, index)
+        direct = (found.stored.bits < 8 or found.stored.meets_rounded_rows) and _reads_directly(
+            schema, model, graph, index
+        )
         stored = tensor
+        if direct and found.stored.meets_rounded_rows:
+            for operator in _readers(graph, index):
+                operator.builtinOptions.asymmetricQuantizeInputs = True  # as XNNPACK's kernels do unasked
         if not direct:
             stored = schema.TensorT()
             stored.shape, stored.hasRank, stored.name = tensor.shape, True, tensor.name + b".stored"
@@ -154,12 +159,15 @@ def _share_buffers(model: Any) -> None:
 
 def _reads_directly(schema: Any, model: Any, graph: Any, index: int) -> bool:
     """Whether linear layers alone read a tensor, as their weight."""
-    readers = [operator for operator in graph.operators if index in list(operator.inputs)]
     linear = schema.BuiltinOperator.FULLY_CONNECTED
     return all(
         model.operatorCodes[operator.opcodeIndex].builtinCode == linear and operator.inputs[1] == index
-        for operator in readers
+        for operator in _readers(graph, index)
     )
+
+
+def _readers(graph: Any, index: int) -> list[Any]:
+    return [operator for operator in graph.operators if index in list(operator.inputs)]
 
 
 def _parameters(schema: Any, model: Any, graph: Any, tensor: Any, found: _Found) -> Any:

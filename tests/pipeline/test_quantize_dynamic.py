@@ -21,7 +21,6 @@ from edgewright.pipeline.passes.rounded_rows import rounded_rows
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.passes.stored_integers import stored_weights
 from edgewright.pipeline.program import Program
-from edgewright.targets.executorch.use_whole_range import UseWholeRange
 from tests.small_models import SMALL, captured, quantized
 
 aten = torch.ops.aten
@@ -50,23 +49,25 @@ def output(program: Program, x: Tensor) -> np.ndarray[Any, Any]:
 def test_a_layer_is_the_product_of_integers_times_both_scales(one_layer: Program, layer: nn.Linear) -> None:
     x = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(1)) * torch.logspace(-3, 3, 5)[:, None]
     rows, weight = x.numpy().astype(np.float64), layer.weight.detach().numpy().astype(np.float64)
-    row_scales = np.abs(rows).max(-1, keepdims=True) / 127
+    least, most = (limit(rows, axis=-1, keepdims=True) for limit in (np.min, np.max))
+    row_scales = (most - least) / 255
+    zeros = np.rint(-128 - least / row_scales)
     channel_scales = np.abs(weight).max(1) / 127
-    integers, steps = np.rint(rows / row_scales), np.rint(weight / channel_scales[:, None])
+    integers = np.clip(np.rint(rows / row_scales) + zeros, -128, 127) - zeros
+    steps = np.rint(weight / channel_scales[:, None])
     expected = integers @ steps.T * row_scales * channel_scales + layer.bias.detach().numpy()
     np.testing.assert_allclose(output(one_layer, x), expected, rtol=1e-4, atol=1e-5)
 
 
 @given(seed=st.integers(0, 10**6), power=st.integers(-10, 10))
 @settings(max_examples=40, deadline=None)
-def test_the_error_is_half_a_step_of_each_input_at_most(
-    one_layer: Program, layer: nn.Linear, seed: int, power: int
-) -> None:
+def test_the_error_is_a_step_of_each_input_at_most(one_layer: Program, layer: nn.Linear, seed: int, power: int) -> None:
     x = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(seed)) ** 3 * 2.0**power
     (stored,) = stored_weights(one_layer)
     weight = stored.integers * stored.scales
     exact = x.double() @ weight.double().T + layer.bias.double()
-    allowed = x.abs().amax(-1, keepdim=True) / 254 * weight.abs().sum(1) * 1.001 + 1e-6
+    most, least = x.amax(-1, keepdim=True).clamp(min=0), x.amin(-1, keepdim=True).clamp(max=0)
+    allowed = (most - least) / 255 * weight.abs().sum(1) * 1.001 + 1e-6
     assert bool(((torch.from_numpy(output(one_layer, x)) - exact).abs() <= allowed).all())
 
 
@@ -157,6 +158,15 @@ def test_what_is_no_float32_is_left_alone_and_says_so() -> None:
     assert "float64" in "".join(skip.reason for ran in result.reports for skip in ran.report.skips)
 
 
+def test_rows_of_one_sign_use_all_integers(one_layer: Program, layer: nn.Linear) -> None:
+    x = torch.rand(3, 5, 32, generator=torch.Generator().manual_seed(3))
+    (stored,) = stored_weights(one_layer)
+    weight, bias = stored.integers * stored.scales, layer.bias.detach()
+    largest = x.amax(-1, keepdim=True)
+    exact, signed = x @ weight.T + bias, torch.round(x / largest * 127) * largest / 127 @ weight.T + bias
+    assert sqnr_db(exact.numpy(), output(one_layer, x)) > sqnr_db(exact.numpy(), signed.numpy()) + 4
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2)])
 def test_it_composes_with_static_and_float16_steps(order: tuple[int, ...]) -> None:
     steps = [
@@ -166,7 +176,7 @@ def test_it_composes_with_static_and_float16_steps(order: tuple[int, ...]) -> No
     ]
     batches = SMALL["encoder"].batches(8)
     program = ew.compress(captured("encoder"), [steps[place] for place in order], batches=batches).program
-    (rounded,) = rounded_rows(program)
+    assert len(rounded_rows(program)) == 1
     assert low_precision_share(program) > 0.97
     kinds = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert "quantized_decomposed.quantize_per_tensor.default" in kinds
@@ -190,21 +200,12 @@ def test_fixed_scales_behind_a_division_give_the_same_numbers(name: str) -> None
         np.concatenate([next(iter(program.run(batch).values())).numpy() for batch in SMALL[name].batches(8, seed=5)])
         for program in (captured(name), before, after.program)
     )
-    assert sqnr_db(graph, found) > 60, "here and there another integer, where a quotient ends in .5"
-    assert abs(sqnr_db(original, found) - sqnr_db(original, graph)) < 0.2
+    assert sqnr_db(graph, found) > 50, "here and there another integer, where a quotient ends in .5"
+    assert abs(sqnr_db(original, found) - sqnr_db(original, graph)) < 0.5
 
 
-def test_the_whole_range_errs_less_where_rows_have_one_sign(one_layer: Program) -> None:
-    x = torch.rand(3, 5, 32, generator=torch.Generator().manual_seed(3)) + 0.1
-    (stored,) = stored_weights(one_layer)
-    exact = (x @ (stored.integers * stored.scales).T).numpy() + output(one_layer, torch.zeros(3, 5, 32))
-    wider = run_passes(one_layer, [UseWholeRange()]).program
-    assert sqnr_db(exact, output(wider, x)) > sqnr_db(exact, output(one_layer, x)) + 3
-
-
-@pytest.mark.parametrize("step", [NormalizeRows(), UseWholeRange()], ids=lambda step: step.name)
-def test_programs_without_it_are_not_touched(step: NormalizeRows | UseWholeRange) -> None:
-    assert run_passes(quantized("encoder"), [step]).reports[0].report.rewrites == 0
+def test_programs_without_it_are_not_touched() -> None:
+    assert run_passes(quantized("encoder"), [NormalizeRows()]).reports[0].report.rewrites == 0
 
 
 @pytest.mark.parametrize(

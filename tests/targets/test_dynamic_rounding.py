@@ -24,8 +24,6 @@ from tests.small_models import SMALL, captured
 SCHEME = "w8a8-dynamic"
 RECIPE = [{"pass": "quantize", "scheme": SCHEME}]
 TARGETS = ("executorch", "onnx", "openvino", "tflite")
-# Its kernels round from the least to the greatest value of a row: other numbers than the graph's, no worse on average.
-OTHER_STEPS = ("executorch", "tflite")
 
 
 @cache
@@ -53,14 +51,13 @@ def test_layers_run_in_integers_and_are_as_good_as_the_graph(target: str, model:
     assert inspection.bytes_by_dtype["int8"] >= stated["int8"]
     assert sum(inspection.bytes_by_dtype.values()) <= 1.1 * sum(stated.values()) + 20_000
     key = next(spec.name for spec in program.outputs if spec.dtype == "float32")
-    batches = SMALL[model].batches(100, seed=5)
+    batches = SMALL[model].batches(30, seed=5)
     with ew.open(artifact) as session:
         outputs = [session.run({name: value.numpy() for name, value in batch.items()})[key] for batch in batches]
     found = np.concatenate(outputs)
     exact, graph = (np.concatenate([made.run(batch)[key].numpy() for batch in batches]) for made in (original, program))
     assert sqnr_db(exact, found) >= sqnr_db(exact, graph) - 1.0
-    if target not in OTHER_STEPS:
-        assert sqnr_db(graph, found) > 55
+    assert sqnr_db(graph, found) > 50, "the same integers but for a few"
 
 
 def test_no_calibrated_range_can_be_left(target: str, tmp_path: Path) -> None:
@@ -98,7 +95,7 @@ def test_a_table_that_is_looked_up_and_multiplied_is_right_in_both(target: str, 
     assert inspection.low_precision_share == 1
     with ew.open(artifact) as session:
         got = session.run({"tokens": tokens.numpy()})["output_0"]
-    assert sqnr_db(program.run({"tokens": tokens})["output_0"].numpy(), got) > 33
+    assert sqnr_db(program.run({"tokens": tokens})["output_0"].numpy(), got) > 50
 
 
 def test_the_same_program_gives_the_same_bytes(target: str, tmp_path: Path) -> None:
@@ -122,10 +119,13 @@ def test_open_sizes_keep_their_rows_apart(name: str, tmp_path: Path) -> None:
     program = ew.compress(program, RECIPE).program
     with ew.open(ew.lower(program, name, tmp_path)) as session:
         for batch in (1, 3):
-            x = torch.randn(batch, 32, generator=torch.Generator().manual_seed(batch)) * torch.tensor([[1.0], [100.0], [0.01]])[:batch]
+            x = (
+                torch.randn(batch, 32, generator=torch.Generator().manual_seed(batch))
+                * torch.tensor([[1.0], [100.0], [0.01]])[:batch]
+            )
             got, expected = session.run({"x": x.numpy()})["scores"], program.run({"x": x})["scores"].numpy()
             assert got.shape == (batch, 8)
-            assert all(sqnr_db(right, row) > 28 for right, row in zip(expected, got, strict=True))
+            assert all(sqnr_db(right, row) > 45 for right, row in zip(expected, got, strict=True))
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino", "tflite"])
