@@ -20,6 +20,7 @@ from edgewright.pipeline.program import Program
 from edgewright.pipeline.shapes import Dim
 from edgewright.targets import get_target, require_runtime
 from tests.small_models import SMALL, captured
+from tests.small_release import deliver, result_of, run_command, write_release
 
 SCHEME = "w8a8-dynamic"
 RECIPE = [{"pass": "quantize", "scheme": SCHEME}]
@@ -156,3 +157,19 @@ def test_a_tflite_file_states_the_first_release_that_computes_it_right(tmp_path:
     """tflite-runtime 2.14 opens a file with an older operator version, and gives 0 dB."""
     artifact = ew.lower(compressed("mlp"), "tflite", tmp_path, minimum="ai-edge-litert==1.0.1")
     assert get_target("tflite").inspect(artifact).minimum == {"tflite": "2.17"}
+
+
+@pytest.mark.slow
+def test_a_release_states_the_integers_and_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Through the workers, which read the program from a file; the share of integers is a check of its own."""
+    compress = f'[[compress]]\npass = "quantize"\nscheme = "{SCHEME}"\n'
+    release = write_release(tmp_path / "release", deliveries=deliver("onnx") + deliver("tflite"), compress=compress)
+    assert run_command("export", release.file, "--out", tmp_path / "out") == 0, capsys.readouterr().err
+    for delivery in result_of(tmp_path / "out")["deliveries"]:
+        assert delivery["status"] == "passed"
+        assert delivery["low_precision_share"]["value"] > 0.9
+        assert {"low-precision share"} <= {check["name"] for check in delivery["checks"]}
+        assert run_command("verify", tmp_path / "out" / delivery["package"]) == 0
+    refused = write_release(tmp_path / "refused", deliveries=deliver("coreml"), compress=compress)
+    assert run_command("export", refused.file, "--out", tmp_path / "none") == 2
+    assert "'w8', the nearest that it has" in capsys.readouterr().err
