@@ -1,7 +1,7 @@
 """The quantization vocabulary: schemes by a grammar.
 
-fp32 | fp16 | w8a8 (static) | w8a8-dynamic (activations rounded by rows, scales found at run time) |
- w<bits>[g<group>] (weights alone) | p<bits> (palette of 2^bits)
+fp32 | fp16 | w8a8 (static) | w8a8-dynamic (scales of activations found at run time, row by row) |
+w<bits>[g<group>] (weights alone) | p<bits> (palette of 2^bits)
 """
 
 from __future__ import annotations

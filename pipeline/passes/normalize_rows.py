@@ -26,7 +26,7 @@ class NormalizeRows:
 
     The same integers. A product of two dequantized values whose scales are known beforehand is what runtimes compute in
     integers; what belongs to a row can be multiplied with and added afterwards. A perceptron of MiniLM's takes so, one
-    thread: in ONNX Runtime 0.40 of float32's time (0.77 with its own operation for 8-bit weights, MatMulNBits); in
+    thread: in ONNX Runtime 0.38 of float32's time (0.77 with its own operation for 8-bit weights, MatMulNBits); in
     OpenVINO 0.35 (0.43 rounding activations by itself, as it does beside compressed weights in groups of 32).
     """
 
