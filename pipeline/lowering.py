@@ -93,12 +93,12 @@ def palette_refusals(program: Program, target: Target) -> list[Refusal]:
 
 def rounding_refusals(program: Program, target: Target) -> list[Refusal]:
     """A refusal where a program rounds activations with scales found at run time and the format has no such layers."""
-    rounded = rounded_rows(program)
-    if not rounded or DYNAMIC in target.capabilities.schemes:
+    rounded = next(rounded_rows(program), None)
+    if rounded is None or DYNAMIC in target.capabilities.schemes:
         return []
     nearest = nearest_scheme(DYNAMIC, target.capabilities.schemes)
     reason = f"it has no integer layers with scales found at run time ({DYNAMIC})"
-    return [Refusal(target.name, rounded[0].node.name, "round_rows", reason, f"compress with {nearest!r} instead")]
+    return [Refusal(target.name, rounded.node.name, "round_rows", reason, f"compress with {nearest!r} instead")]
 
 
 def open_size_refusals(shapes: OpenShapes, target: Target) -> list[Refusal]:

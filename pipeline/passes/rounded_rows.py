@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +30,11 @@ class RoundedRows:
     source: Node
 
 
-def rounded_rows(program: Program) -> list[RoundedRows]:
-    """Every such value of a program, in the graph's order."""
-    found = []
+def rounded_rows(program: Program) -> Iterator[RoundedRows]:
+    """Every such value of a program, in the graph's order; one edited on the way is met as it is then."""
     for node in program.graph.find_nodes(op="call_function", target=DEQUANTIZE):
         integers = node.args[0]
         assert isinstance(integers, Node), "a tensor by schema"
         source = integers.args[0]
         assert integers.target is QUANTIZE and isinstance(source, Node), "as quantize-dynamic writes it"
-        found.append(RoundedRows(node, source))
-    return found
+        yield RoundedRows(node, source)
