@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.shapes import Dim
 from edgewright.targets import get_target, require_runtime
+from edgewright.targets.base import Artifact
 from tests.small_models import SMALL, captured
 from tests.small_release import deliver, result_of, run_command, write_release
 
@@ -42,10 +44,18 @@ def target(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.mark.parametrize("model", ["encoder", "two_inputs"])
-def test_layers_run_in_integers_and_are_as_good_as_the_graph(target: str, model: str, tmp_path: Path) -> None:
-    program, original = compressed(model), captured(model)
-    artifact = ew.lower(program, target, tmp_path)
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Artifact]:
+    return cache(
+        lambda target, model: ew.lower(compressed(model), target, tmp_path_factory.mktemp(f"{target}-{model}"))
+    )
+
+
+@pytest.mark.parametrize("model", ["encoder", "mlp"])
+def test_layers_run_in_integers_and_are_as_good_as_the_graph(
+    target: str, model: str, lowered: Callable[[str, str], Artifact]
+) -> None:
+    program, original, artifact = compressed(model), captured(model), lowered(target, model)
     inspection = get_target(target).inspect(artifact)
     assert inspection.low_precision_share >= 0.99 * low_precision_share(program)
     stated = program.weight_bytes()
@@ -61,9 +71,9 @@ def test_layers_run_in_integers_and_are_as_good_as_the_graph(target: str, model:
     assert sqnr_db(graph, found) > 50, "the same integers but for a few"
 
 
-def test_no_calibrated_range_can_be_left(target: str, tmp_path: Path) -> None:
+def test_no_calibrated_range_can_be_left(target: str, lowered: Callable[[str, str], Artifact]) -> None:
     """What grows a thousandfold loses nothing: the scales follow."""
-    artifact = ew.lower(compressed("mlp"), target, tmp_path)
+    artifact = lowered(target, "mlp")
     (batch,) = SMALL["mlp"].batches(1, seed=5)
     x = batch["x"] * 1000
     with ew.open(artifact) as session:
@@ -99,8 +109,10 @@ def test_a_table_that_is_looked_up_and_multiplied_is_right_in_both(target: str, 
     assert sqnr_db(program.run({"tokens": tokens})["output_0"].numpy(), got) > 50
 
 
-def test_the_same_program_gives_the_same_bytes(target: str, tmp_path: Path) -> None:
-    files = [ew.lower(compressed("mlp"), target, tmp_path / name).files for name in ("one", "two")]
+def test_the_same_program_gives_the_same_bytes(
+    target: str, lowered: Callable[[str, str], Artifact], tmp_path: Path
+) -> None:
+    files = [made.files for made in (lowered(target, "mlp"), ew.lower(compressed("mlp"), target, tmp_path))]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
 
 
