@@ -83,8 +83,9 @@ def scheme_of(program: Program, layer: Node) -> str:
         return "fp32"
     width = stored.block[1 - axis] if len(stored.block) > 1 else 0
     group = f"g{width}" if 1 < width < stored.integers.shape[1 - axis] else ""
-    encoded = place == 1 and isinstance(data, Node) and "dequantize" in str(data.target)
-    return f"w{stored.bits}{group}{'a8' if encoded else ''}"
+    restored = str(data.target) if place == 1 and isinstance(data, Node) else ""
+    activations = "a8-dynamic" if "dequantize_per_token" in restored else "a8" if "dequantize" in restored else ""
+    return f"w{stored.bits}{group}{activations}"
 
 
 def _grouped(paths: list[str], most: int) -> list[str]:
@@ -117,6 +118,12 @@ def _owner(node: Node, modules: Sequence[str]) -> str | None:
     return None
 
 
+def _reader(value: Node) -> Node | None:
+    """The layer that a rounded value is for; None where it is only passed on."""
+    layers = (user for user in value.users if user.target in WEIGHTS)
+    return next((layer for layer in layers if "dequantize" in str(layer.args[1])), None)
+
+
 def _bytes_by_module(program: Program, modules: Sequence[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for node, tensor in {id(tensor): (node, tensor) for node, tensor in program.constants()}.values():
@@ -142,15 +149,15 @@ def _noise(exact: Sequence[Mapping[str, Tensor]], program: Program, samples: Seq
 def _in_float(compressed: Program, floats: Mapping[str, Tensor], module: str, modules: Sequence[str]) -> Program:
     """The program with one module as it was before it was rounded."""
     work = compressed.clone()
+    for node, value in list(_rounded_values(work)):
+        if _owner(_reader(node) or value, modules) == module:
+            node.replace_all_uses_with(value)
     for node in list(work.graph.nodes):
         if node.target in WEIGHTS and node.name in floats and _is_below(module_path(node), module):
             name = f"{node.name}_float"
             work.module.register_buffer(name, floats[node.name])
             with work.graph.inserting_before(node):
                 node.update_arg(WEIGHTS[node.target][0], work.graph.get_attr(name))
-    for node, value in list(_rounded_values(work)):
-        if _owner(value, modules) == module:
-            node.replace_all_uses_with(value)
     work.erase_dead()
     return work
 

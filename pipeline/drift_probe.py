@@ -13,14 +13,20 @@ from torch.fx import Graph, GraphModule, Node
 
 from edgewright.pipeline.passes.annotate_int8 import CHAIN_ACTIVATIONS, FUSED_ACTIVATIONS, MOVES
 from edgewright.pipeline.passes.graph import aten, insert_call, module_path
+from edgewright.pipeline.passes.rounded_rows import CHOOSE
+from edgewright.pipeline.passes.rounded_rows import DEQUANTIZE as RESTORE_ROWS
+from edgewright.pipeline.passes.rounded_rows import QUANTIZE as ROUND_ROWS
 from edgewright.pipeline.program import Program, TensorSpec, symbols_of
 
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 UNARY = CHAIN_ACTIVATIONS | FUSED_ACTIVATIONS | {aten.gelu.default}
-# What changes no number, or makes none from the model's inputs.
+# What changes no number, makes none from the model's inputs, or is done by the kernel that reads it.
 PASSED = MOVES | {
     DEQUANTIZE,
+    CHOOSE,
+    ROUND_ROWS,
+    RESTORE_ROWS,
     aten.alias.default,
     aten.clone.default,
     aten.contiguous.default,

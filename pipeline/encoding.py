@@ -1,6 +1,7 @@
 """The quantization vocabulary: schemes by a grammar.
 
-fp32 | fp16 | w8a8 (static) | w8a8-dynamic | w<bits>[g<group>] (weights alone) | p<bits> (palette of 2^bits)
+fp32 | fp16 | w8a8 (static) | w8a8-dynamic (scales of activations found at run time, row by row) |
+w<bits>[g<group>] (weights alone) | p<bits> (palette of 2^bits)
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ GRAMMAR = re.compile(
     r"(?P<float>fp32|fp16)|p(?P<palette>[1-8])|w(?P<weight>2|4|8)(?:a(?P<activation>8|16)(?P<dynamic>-dynamic)?|g(?P<group>\d+))?"
 )
 WEIGHT_ONLY = ("w8", "w4", "w4g32", "w4g64", "w4g128", "w2g32")
+DYNAMIC = "w8a8-dynamic"
 PALETTES = tuple(f"p{bits}" for bits in range(1, 9))
-AVAILABLE = ("fp32", "fp16", "w8a8", *WEIGHT_ONLY, *PALETTES)
+AVAILABLE = ("fp32", "fp16", "w8a8", DYNAMIC, *WEIGHT_ONLY, *PALETTES)
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,13 @@ class Scheme:
 
 
 def nearest_scheme(name: str, known: Iterable[str]) -> str | None:
-    """What comes nearest to a palette among other schemes: of its bits or the next more, palettes before integers.
+    """What comes nearest to a scheme that a target lacks; None where nothing does.
 
-    None for what is no palette, or where none of `known` stores weights alone.
+    To a palette: of its bits or the next more, palettes before integers. To `w8a8-dynamic`: the same weights with
+    activations in float, or with scales from calibration.
     """
+    if name == DYNAMIC:
+        return next((other for other in ("w8", "w8a8") if other in known), None)
     wanted = GRAMMAR.fullmatch(name)
     if wanted is None or not wanted["palette"]:
         return None

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgewright.errors import LoweringError, TargetError, did_you_mean
-from edgewright.pipeline.encoding import PALETTES, nearest_scheme
+from edgewright.pipeline.encoding import DYNAMIC, PALETTES, nearest_scheme
+from edgewright.pipeline.passes.rounded_rows import rounded_rows
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.passes.stored_palettes import stored_palettes
 from edgewright.pipeline.program import Program
@@ -63,7 +64,7 @@ def lower(
 
 def write_files(program: Program, target: Target, folder: Path, *, integer_boundary: bool = False) -> Artifact:
     """Legalize and lower into an empty folder."""
-    refuse(open_size_refusals(program.shapes, target))
+    refuse((*open_size_refusals(program.shapes, target), *rounding_refusals(program, target)))
     listed = bool(program.dims) and target.capabilities.open_sizes == "listed"  # it legalizes one graph a size
     legal = program if listed else run_passes(program, target.legalize()).program
     refuse((*target.refusals(legal), *palette_refusals(legal, target)))
@@ -88,6 +89,16 @@ def palette_refusals(program: Program, target: Target) -> list[Refusal]:
     way_out = f"compress with {nearest!r}, the nearest that it has" if nearest else "leave the target out"
     reason = f"it has no weights that are indices into tables ({', '.join(sorted(set(palettes)))})"
     return [Refusal(target.name, "", "look_up", reason, way_out)]
+
+
+def rounding_refusals(program: Program, target: Target) -> list[Refusal]:
+    """A refusal where a program rounds activations with scales found at run time and the format has no such layers."""
+    rounded = next(rounded_rows(program), None)
+    if rounded is None or DYNAMIC in target.capabilities.schemes:
+        return []
+    nearest = nearest_scheme(DYNAMIC, target.capabilities.schemes)
+    reason = f"it has no integer layers with scales found at run time ({DYNAMIC})"
+    return [Refusal(target.name, rounded.node.name, "round_rows", reason, f"compress with {nearest!r} instead")]
 
 
 def open_size_refusals(shapes: OpenShapes, target: Target) -> list[Refusal]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.errors import RecipeError, did_you_mean
-from edgewright.pipeline.encoding import PALETTES, WEIGHT_ONLY, Scheme
+from edgewright.pipeline.encoding import DYNAMIC, PALETTES, WEIGHT_ONLY, Scheme
 from edgewright.pipeline.passes.base import Pass
 
 Recipe = str | Path | Sequence[Mapping[str, Any]]
@@ -33,6 +33,7 @@ PASSES = {
     "mix-precision": "edgewright.pipeline.passes.mix_precision:MixPrecision",
     "move-patches": "edgewright.pipeline.passes.move_patches:MovePatches",
     "palettize-weights": "edgewright.pipeline.passes.palettize_weights:PalettizeWeights",
+    "quantize-dynamic": "edgewright.pipeline.passes.quantize_dynamic:QuantizeDynamic",
     "quantize-progressively": "edgewright.pipeline.passes.quantize_progressively:QuantizeProgressively",
     "quantize-static": "edgewright.pipeline.passes.quantize_static:QuantizeStatic",
     "quantize-weights": "edgewright.pipeline.passes.quantize_weights:QuantizeWeights",
@@ -68,10 +69,11 @@ SCHEMES = {
         "quantize-static",
         "round-biases",
     ),
+    DYNAMIC: ("quantize-dynamic",),
     **dict.fromkeys(WEIGHT_ONLY, ("quantize-weights",)),
     **dict.fromkeys(PALETTES, ("palettize-weights",)),
 }
-SETTABLE = ("convert-fp16", "palettize-weights", "quantize-static", "quantize-weights")
+SETTABLE = ("convert-fp16", "palettize-weights", "quantize-dynamic", "quantize-static", "quantize-weights")
 PREPARING = ("balance-outputs", "smooth-activations")  # they touch what the scheme is for, and nothing else
 
 

@@ -10,6 +10,7 @@ from torch.fx import Node
 from edgewright.pipeline.program import Program
 
 BLOCKS = "torchao.dequantize_affine.default"  # by name: torchao takes seconds to import
+ROWS = "quantized_decomposed.dequantize_per_token.default"
 PER_CHANNEL = "quantized_decomposed.dequantize_per_channel.default"
 
 
@@ -47,6 +48,12 @@ class StoredIntegers:
             for user in self.node.users
             for arg in user.args[:2]
         )
+
+    @property
+    def meets_rounded_rows(self) -> bool:
+        """Whether all that reads it are linear layers whose other operand is rounded row by row at run time."""
+        others = (user.args[0] for user in self.node.users)
+        return all(isinstance(other, Node) and str(other.target) == ROWS for other in others)
 
 
 def stored_weight(program: Program, node: object) -> StoredIntegers | None:

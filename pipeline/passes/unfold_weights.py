@@ -38,7 +38,7 @@ class UnfoldWeights:
             if node.target not in QUANTIZE or not isinstance(stored, Node) or stored.op != "get_attr":
                 continue
             weight = stored_weight(program, node)
-            if weight is not None and weight.is_weight_only:
+            if weight is not None and (weight.is_weight_only or weight.meets_rounded_rows):
                 continue
             arguments = torch.fx.node.map_arg(node.args, program.tensor)
             floats = add_constant(program, f"{stored.target}_float", node.target(*arguments), node)

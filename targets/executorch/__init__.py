@@ -22,7 +22,7 @@ class ExecutorchTarget:
     suffix: ClassVar[str] = ".pte"
     modules: ClassVar[tuple[str, ...]] = ("executorch",)
     capabilities: ClassVar[Capabilities] = Capabilities(
-        schemes=frozenset({"fp32", "w8a8"}),
+        schemes=frozenset({"fp32", "w8a8", "w8a8-dynamic"}),
         minimum={"executorch": "1.4"},
         tolerance_db=80.0,
         integer_products=False,  # XNNPACK's delegate multiplies two activations in float
@@ -34,6 +34,7 @@ class ExecutorchTarget:
     def legalize(self) -> tuple[Pass, ...]:
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
         from edgewright.pipeline.passes.fold_constants import FoldConstants
+        from edgewright.pipeline.passes.gather_rows import GatherRows
         from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
         from edgewright.pipeline.passes.spell_out_defaults import SpellOutDefaults
         from edgewright.pipeline.passes.spell_out_gelu import SpellOutGelu
@@ -44,6 +45,7 @@ class ExecutorchTarget:
             DecomposeOperators(RULES),
             FoldConstants(),
             LookUpIntegers(),
+            GatherRows(),
             SpellOutDefaults(),
             SpellOutGelu(),
             MoveInOneEncoding(),

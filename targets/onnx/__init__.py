@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 PROTOBUF_LIMIT = 2**31
-SCHEMES = frozenset({"fp32", "fp16", "w8a8", "w8"})
+SCHEMES = frozenset({"fp32", "fp16", "w8a8", "w8a8-dynamic", "w8"})
 BLOCKS = frozenset({"w4", "w4g32", "w4g64", "w4g128"})
 LEVELS = (  # ONNX Runtime 1.15 reads opset 19, too, but has no kernel for its DequantizeLinear
     Level({"onnxruntime": "1.15"}, {"opset": 18, "ir": 8}, SCHEMES),
@@ -64,6 +64,7 @@ class OnnxTarget:
         from edgewright.pipeline.passes.fold_constants import FoldConstants
         from edgewright.pipeline.passes.gather_rows import GatherRows
         from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
+        from edgewright.pipeline.passes.normalize_rows import NormalizeRows
         from edgewright.pipeline.passes.shift_activations import ShiftActivations
         from edgewright.pipeline.passes.spell_out_weights import SpellOutWeights
         from edgewright.targets.onnx.rules import RULES
@@ -73,6 +74,7 @@ class OnnxTarget:
             FoldConstants(),
             LookUpIntegers(),
             AbsorbActivations(),
+            NormalizeRows(),
             ShiftActivations(),
             GatherRows(),
             SpellOutWeights(),

@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.graph import add_constant
 from edgewright.pipeline.passes.graph import replace as replace_node
+from edgewright.pipeline.passes.keep_weights import KeepWeights
+from edgewright.pipeline.passes.rounded_rows import rounded_rows
 from edgewright.pipeline.passes.stored_integers import StoredIntegers, stored_weights
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
@@ -27,7 +30,7 @@ def write_tflite(
         programs: by name of signature; one program, or one at several sizes.
         shapes: the inputs as they were before their sizes were fixed.
     """
-    stored = {weight.name: weight for program in programs.values() for weight in _weight_only(program)}
+    stored = {weight.name: weight for program in programs.values() for weight in _stored_by_us(program)}
     floated = {name: _with_float_weights(program) for name, program in programs.items()} if stored else programs
     with quiet():
         import litert_torch
@@ -60,14 +63,21 @@ def _export(converted: object, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _weight_only(program: Program) -> list[StoredIntegers]:
-    return [weight for weight in stored_weights(program) if weight.is_weight_only]
+def _stored_by_us(program: Program) -> list[StoredIntegers]:
+    return [weight for weight in stored_weights(program) if weight.is_weight_only or weight.meets_rounded_rows]
 
 
 def _with_float_weights(program: Program) -> Program:
-    """The same with weight-only integers restored: the converter would compute that in the file."""
+    """The same with weight-only integers restored: the converter would compute that in the file.
+
+    So it would the rounding of rows, which LiteRT's kernels for float rows and integer weights do themselves.
+    """
     work = program.clone()
-    for weight in _weight_only(work):
+    for rounded in rounded_rows(work):
+        rounded.node.replace_all_uses_with(rounded.source)
+    work.erase_dead()
+    KeepWeights().run(work, Context())
+    for weight in _stored_by_us(work):
         scales = weight.scales
         for axis, width in enumerate(weight.block):
             scales = scales.repeat_interleave(width, axis)

@@ -19,7 +19,7 @@ TURNS = {
     4: ((0, 2, 3, 1), (1, 2, 3, 0), (2, 3, 1, 0), (0, 1, 2, 3)),
 }
 
-FEW_BITS, IN_GROUPS = 13, 14  # versions of FULLY_CONNECTED
+ROUNDS_ROWS, FEW_BITS, IN_GROUPS = 12, 13, 14  # versions of FULLY_CONNECTED
 FEW_BITS_RESTORED = 6  # of DEQUANTIZE
 
 
@@ -33,9 +33,9 @@ class _Found:
 def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
     """Edit every subgraph: the constants that hold restored weights become integers again.
 
-    Linear layers of 4 bits read them directly: LiteRT's kernels for that round each row of activations to 8 bits, which
-    is little beside the weights' own rounding. Everything else gets a DEQUANTIZE, computed once when the file is
-    opened. The converter keeps no names; a constant is known by its values.
+    Linear layers read them directly where the program rounds what they read row by row, as LiteRT's kernels do, and
+    where they have 4 bits: beside their own rounding that of the rows is little. Everything else gets a DEQUANTIZE,
+    computed once when the file is opened. The converter keeps no names; a constant is known by its values.
 
     Raises:
         LoweringError: a weight is not in the file.
@@ -98,8 +98,13 @@ def _pack(
             packed[tensor.buffer] = len(model.buffers), found
             model.buffers.append(_buffer(schema, _bytes(found.integers, found.stored.bits)))
         place, found = packed[tensor.buffer]
-        direct = found.stored.bits < 8 and _reads_directly(schema, model, graph, index)
+        direct = (found.stored.bits < 8 or found.stored.meets_rounded_rows) and _reads_directly(
+            schema, model, graph, index
+        )
         stored = tensor
+        if direct and found.stored.meets_rounded_rows:
+            for operator in _readers(graph, index):
+                operator.builtinOptions.asymmetricQuantizeInputs = True  # as XNNPACK's kernels do unasked
         if not direct:
             stored = schema.TensorT()
             stored.shape, stored.hasRank, stored.name = tensor.shape, True, tensor.name + b".stored"
@@ -115,17 +120,21 @@ def _pack(
 
 
 def _state_versions(schema: Any, model: Any) -> None:
-    """The operator versions that came with weights of few bits: releases without them refuse the file.
+    """The operator versions that came with such weights: releases without them refuse the file.
 
     Unstated, they open it and compute nonsense: measured with a language model, 4 bits with a scale a channel give 6 dB
     in tflite-runtime 2.14 and are right from ai-edge-litert 1.2 on; in groups they give 0 dB there and in 1.2, -3 dB in
-    1.4 and 2.0, and are right from 2.1 on.
+    1.4 and 2.0, and are right from 2.1 on. Float rows with 8-bit weights, a scale a channel: 0 dB in tflite-runtime
+    2.14, right in ai-edge-litert 1.0.1.
     """
     needed: dict[int, int] = {}
     operators = schema.BuiltinOperator
     for graph in model.subgraphs:
         for operator in graph.operators:
             kind = model.operatorCodes[operator.opcodeIndex].builtinCode
+            read = [graph.tensors[index].type for index in operator.inputs[:2]]
+            if kind == operators.FULLY_CONNECTED and read == [schema.TensorType.FLOAT32, schema.TensorType.INT8]:
+                needed[operator.opcodeIndex] = max(needed.get(operator.opcodeIndex, 0), ROUNDS_ROWS)
             for index in operator.inputs:
                 if index < 0 or graph.tensors[index].type != schema.TensorType.INT4:
                     continue
@@ -150,12 +159,15 @@ def _share_buffers(model: Any) -> None:
 
 def _reads_directly(schema: Any, model: Any, graph: Any, index: int) -> bool:
     """Whether linear layers alone read a tensor, as their weight."""
-    readers = [operator for operator in graph.operators if index in list(operator.inputs)]
     linear = schema.BuiltinOperator.FULLY_CONNECTED
     return all(
         model.operatorCodes[operator.opcodeIndex].builtinCode == linear and operator.inputs[1] == index
-        for operator in readers
+        for operator in _readers(graph, index)
     )
+
+
+def _readers(graph: Any, index: int) -> list[Any]:
+    return [operator for operator in graph.operators if index in list(operator.inputs)]
 
 
 def _parameters(schema: Any, model: Any, graph: Any, tensor: Any, found: _Found) -> Any:

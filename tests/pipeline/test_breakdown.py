@@ -55,12 +55,19 @@ def test_the_coarser_module_has_the_larger_share(program: Program) -> None:
     assert found["language.block.attention"].error_share < 0.1
 
 
-def test_rounded_activations_belong_to_the_module_that_makes_them(program: Program) -> None:
+def test_rounded_activations_belong_to_the_layers_that_read_them(program: Program) -> None:
     compressed = ew.compress(program, [step("w8a8", "vision.*")], batches=batches(16))
     found = shares_of(program, compressed)
     inside = [share.error_share for module, share in found.items() if module.startswith("vision.")]
     assert sum(inside) > 0.8
     assert all(share.error_share == 0.0 for module, share in found.items() if module.startswith("language."))
+
+
+def test_rows_rounded_at_run_time_count_as_the_layers_error(program: Program) -> None:
+    recipe = [{"pass": "quantize", "scheme": "w8a8-dynamic", "modules": "projector|language.head"}]
+    found = shares_of(program, ew.compress(program, recipe))
+    assert dict(found["projector"].schemes) == dict(found["language.head"].schemes) == {"w8a8-dynamic": 1}
+    assert found["projector"].error_share + found["language.head"].error_share == pytest.approx(1.0, abs=0.1)
 
 
 def test_an_uncompressed_program_has_no_error_to_share(program: Program) -> None:

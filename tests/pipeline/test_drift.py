@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edgewright.errors import CalibrationError, LoweringError
 from edgewright.pipeline import drift_job
 from edgewright.pipeline.capture import capture
+from edgewright.pipeline.compress import compress
 from edgewright.pipeline.drift import Drift, find_drift
 from edgewright.pipeline.drift_job import locate_drift
 from edgewright.pipeline.drift_probe import find_probes, with_probes
@@ -25,7 +26,7 @@ from edgewright.pipeline.report.drift import drifts
 from edgewright.pipeline.results import DeliveryResult, DriftResult, ReleaseResult
 from edgewright.targets import get_target
 from edgewright.targets.base import Artifact, Target
-from tests.small_models import SMALL, folded, quantized
+from tests.small_models import SMALL, captured, folded, quantized
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,18 @@ def test_a_fault_in_an_integer_layer_is_pinned_to_it_in_quantization_steps(targe
     guilty = [layer for layer in found.layers if layer.faulty]
     assert [layer.module for layer in guilty] == ["residual.0.0"]
     assert guilty[0].own_steps is not None and guilty[0].own_steps > 2
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+def test_rows_rounded_at_run_time_are_part_of_the_layer_that_reads_them(target: str, tmp_path: Path) -> None:
+    program = compress(captured("mlp"), [{"pass": "quantize", "scheme": "w8a8-dynamic"}]).program
+    for name in ("right", "wrong"):
+        (tmp_path / name).mkdir()
+    right = drift_of(program, get_target(target), "mlp", tmp_path / "right")
+    assert len(right.curve) == 3
+    assert not [layer for layer in right.layers if layer.faulty]
+    wrong = drift_of(program, Faulty(target, "layers_2_weight_scale"), "mlp", tmp_path / "wrong")
+    assert [(layer.module, layer.op) for layer in wrong.layers if layer.faulty] == [("layers.2", "linear")]
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "two_inputs"])
