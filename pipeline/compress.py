@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.runner import Compressed, run_passes
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.recipe import Recipe, build_passes
+from edgewright.pipeline.training import Training
 
 
 def compress(
@@ -24,6 +26,7 @@ def compress(
     batches: Iterable[Mapping[str, Any] | Sequence[Any]] = (),
     seed: int = 0,
     statistics: str | Path | None = None,
+    training: Training | None = None,
 ) -> Compressed:
     """Apply a recipe to a clone of `program`.
 
@@ -33,14 +36,32 @@ def compress(
         batches: calibration data, dicts by input name or tuples in the inputs' order.
         statistics: a .safetensors file that keeps what calibration found: made when missing, reused when it is of this
             program and these batches.
+        training: what `train-quantized` works with: samples, a loss, a checkpoint. Without, the batches train and the
+            program is the teacher.
     Returns:
         `.program`, and `.reports`: each pass with what it did, what it left alone and what it warns of.
     Raises:
-        RecipeError, PassError, CalibrationError.
+        RecipeError, PassError, CalibrationError, TrainingError.
     """
     passes = build_passes(recipe)
     tensors = [fitting_tensors(batch, program) for batch in batches]
-    return run_passes(program, passes, Context(tensors, seed, None if statistics is None else Path(statistics)))
+    file = None if statistics is None else Path(statistics)
+    return run_passes(program, passes, Context(tensors, seed, file, training=_fitting(training, program)))
+
+
+def _fitting(training: Training | None, program: Program) -> Training:
+    """The same with the inputs of every sample checked; what else a sample has goes to the loss as it is."""
+    if training is None:
+        return Training()
+    names = {spec.name for spec in program.inputs}
+    data = [
+        {
+            **{name: value if isinstance(value, Tensor) else torch.as_tensor(value) for name, value in sample.items()},
+            **fitting_tensors({name: value for name, value in sample.items() if name in names}, program),
+        }
+        for sample in training.data
+    ]
+    return replace(training, data=data)
 
 
 def fitting_tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) -> dict[str, Tensor]:

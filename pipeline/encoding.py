@@ -1,6 +1,6 @@
 """The quantization vocabulary: schemes by a grammar.
 
-fp32 | fp16 | w8a8 (static) | w8a8-dynamic | w<bits>[g<group>] (weights alone) | p<bits> (palette of 2^bits)
+fp32 | fp16 | w8a8, w4a8 (static) | w8a8-dynamic | w<bits>[g<group>] (weights alone) | p<bits> (palette of 2^bits)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GRAMMAR = re.compile(
 )
 WEIGHT_ONLY = ("w8", "w4", "w4g32", "w4g64", "w4g128", "w2g32")
 PALETTES = tuple(f"p{bits}" for bits in range(1, 9))
-AVAILABLE = ("fp32", "fp16", "w8a8", *WEIGHT_ONLY, *PALETTES)
+AVAILABLE = ("fp32", "fp16", "w8a8", "w4a8", *WEIGHT_ONLY, *PALETTES)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from edgewright.calibration.cautions import Caution
 from edgewright.calibration.collect import ChannelMaxima
 from edgewright.pipeline.program import Program
+from edgewright.pipeline.training import Training
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,16 @@ class Context:
         seed: of everything random.
         statistics: a file that keeps what calibration found; made when missing, reused when it fits.
         declared: by input, the range that its preprocessing gives.
+        training: what passes that train work with.
+        progress: hears what a long pass is at.
     """
 
     batches: Sequence[Mapping[str, Tensor]] = field(default_factory=tuple)
     seed: int = 0
     statistics: Path | None = None
     declared: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    training: Training = Training()
+    progress: Callable[[str], None] = lambda message: None
 
     @cached_property
     def maxima(self) -> ChannelMaxima:
