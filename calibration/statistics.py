@@ -113,6 +113,4 @@ class StatisticsFile:
     @property
     def _file(self) -> KeyedFile:
         keys = {"format": FORMAT, "program": self.program, "data": self.data}
-        return KeyedFile(
-            self.path, "calibration statistics", keys, OTHER, "calibration.statistics", CalibrationError
-        )
+        return KeyedFile(self.path, "calibration statistics", keys, OTHER, "calibration.statistics", CalibrationError)

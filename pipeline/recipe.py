@@ -140,7 +140,8 @@ def _expand(entry: Mapping[str, Any]) -> list[Pass]:
     fixed = {
         "palettize-weights": {"bits": scheme.weight_bits},
         "quantize-weights": {"bits": scheme.weight_bits, "group": scheme.group or 0},
-        **dict.fromkeys(("quantize-static", "train-quantized"), {"weight_bits": scheme.weight_bits}),
+        "quantize-static": {"weight_bits": scheme.weight_bits},
+        "train-quantized": {"weight_bits": scheme.weight_bits},
     }
     steps = _trained(scheme, settings.pop("training", False))
     for step in steps:

@@ -65,7 +65,7 @@ class Context:
     seed: int = 0
     statistics: Path | None = None
     declared: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    training: Training = Training()
+    training: Training = field(default_factory=Training)
     progress: Callable[[str], None] = lambda message: None
 
     @cached_property

@@ -42,7 +42,8 @@ class LearnedScale(FakeQuantizeBase):  # type: ignore[misc]  # torchao has no ty
 
     @property
     def scale(self) -> Tensor:
-        return self.start * self.growth.exp()
+        scale: Tensor = self.start * self.growth.exp()
+        return scale
 
     def forward(self, values: Tensor) -> Tensor:
         limits = (self.quant_min, self.quant_max, 1.0)

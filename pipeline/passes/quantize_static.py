@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class QuantizeStatic:
     """Given: conv(x, w). Result: dequantize(quantize(conv(dequantize(quantize(x)), dequantize(w_int8)))).
 
-    Weights: symmetric, one scale an output channel, stored as int8; of fewer bits with the scale of least squared error. Activations: affine, one scale a tensor, from
-    calibration. What is quantized and what shares an encoding: `annotate_int8.py`.
+    Weights: symmetric, one scale an output channel, stored as int8; of fewer than 8 bits with the scale of least
+    squared error. Activations: affine, one scale a tensor, from calibration. What is quantized and what shares an
+    encoding: `annotate_int8.py`.
 
     Args:
         modules: patterns over module paths ("vision.*", or several: "vision.*|head"); other layers stay as they are.

@@ -125,9 +125,7 @@ def _samples(context: Context) -> Sequence[Sample]:
     return context.training.data or context.batches
 
 
-def _student(
-    program: Program, prepared: GraphModule, trains: Callable[[Node], bool], device: torch.device
-) -> Student:
+def _student(program: Program, prepared: GraphModule, trains: Callable[[Node], bool], device: torch.device) -> Student:
     """The prepared graph with learned scales and with parameters of its own, where a layer trains that reads them."""
     from edgewright.pipeline.passes.learned_scales import learn_scales
 

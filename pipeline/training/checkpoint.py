@@ -40,9 +40,7 @@ def save_state(
     file.write(tensors)
 
 
-def load_state(
-    file: KeyedFile, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Adam
-) -> list[float]:
+def load_state(file: KeyedFile, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Adam) -> list[float]:
     """Put back what `save_state` kept; the losses of the steps done, none without a file."""
     tensors = file.read()
     if not tensors:
@@ -51,7 +49,9 @@ def load_state(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"{name}/value"])
-            means = {mean: tensors[f"{name}/{mean}"].to(parameter.device) for mean in MEANS if f"{name}/{mean}" in tensors}
+            means = {
+                mean: tensors[f"{name}/{mean}"].to(parameter.device) for mean in MEANS if f"{name}/{mean}" in tensors
+            }
             if means:
                 optimizer.state[parameter] = {"step": torch.tensor(float(len(losses))), **means}
     return losses

@@ -72,7 +72,9 @@ def train(
     Raises:
         TrainingError: a loss or a gradient is not finite; the file does not fit.
     """
-    sizes = {name: max(float(weight.detach().square().mean().sqrt()), SMALLEST) for name, weight in student.weights.items()}
+    sizes = {
+        name: max(float(weight.detach().square().mean().sqrt()), SMALLEST) for name, weight in student.weights.items()
+    }
     parameters = student.parameters
     groups = [{"params": [parameter], "size": sizes.get(name, 1.0)} for name, parameter in parameters.items()]
     optimizer = torch.optim.Adam(groups)

@@ -66,7 +66,9 @@ def checked(loss: Loss) -> SampleLoss:
         found = call_user(loss, "training.loss", outputs, sample)
         if not isinstance(found, Tensor) or found.dim():
             shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise TrainingError("the loss is no scalar", got=shape, expected="a tensor without axes", do="take its mean")
+            raise TrainingError(
+                "the loss is no scalar", got=shape, expected="a tensor without axes", do="take its mean"
+            )
         if not found.requires_grad:
             raise TrainingError(
                 "the loss has no gradient",
