@@ -59,7 +59,8 @@ class TrainQuantized:
         modules, observer, percentile, weight_bits: as of `quantize-static`.
         trained: patterns over the modules that learn; the others are quantized alone.
         steps: updates of the weights.
-        learning_rate: of the first step, relative to the size of what learns; it falls to 0 by half a cosine.
+        learning_rate: of the first step, relative to the size of what learns over 2^(weight_bits - 1) - 1, so that
+            it means the same share of a weight's steps at any number of bits; it falls to 0 by half a cosine.
         batch_size: samples a step.
         device: "cpu", or this machine's accelerator ("cuda").
     Raises:
@@ -78,7 +79,7 @@ class TrainQuantized:
     weight_bits: int = 8
     trained: str = "*"
     steps: int = 300
-    learning_rate: float = 0.005
+    learning_rate: float = 0.02
     batch_size: int = 16
     device: str = "cpu"
 
@@ -100,7 +101,8 @@ class TrainQuantized:
             samples = [{name: tensor.to(device) for name, tensor in sample.items()} for sample in _samples(context)]
             loss = context.training.loss
             student = _student(program, prepared, trained.match, device)
-            schedule = Schedule(self.steps, self.learning_rate, self.batch_size, context.seed)
+            rate = self.learning_rate / (2 ** (self.weight_bits - 1) - 1)
+            schedule = Schedule(self.steps, rate, self.batch_size, context.seed)
             used = checked(loss) if loss else distillation(teacher, samples)
             losses = train(student, samples, used, schedule, file, context.progress)
             place(prepared, CPU)

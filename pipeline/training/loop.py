@@ -119,5 +119,5 @@ def _check_finite(losses: list[float], parameters: Mapping[str, nn.Parameter], s
             f"training diverged at step {len(losses)}",
             got=f"loss {losses[-1]}, gradient {norm}; the losses before: {[float(f'{x:.4g}') for x in losses[-4:-1]]}",
             expected="finite numbers",
-            do=f"lower learning_rate ({schedule.learning_rate:g}), or look for NaN in the loss",
+            do="lower learning_rate, or look for NaN in the loss",
         )

@@ -27,6 +27,7 @@ LEVELS = (  # ONNX Runtime 1.15 reads opset 19, too, but has no kernel for its D
     Level({"onnxruntime": "1.16"}, {"opset": 19, "ir": 9}, SCHEMES),
     Level({"onnxruntime": "1.17"}, {"opset": 20, "ir": 9}, SCHEMES),
     Level({"onnxruntime": "1.20"}, {"opset": 21, "ir": 10}, SCHEMES | BLOCKS),
+    Level({"onnxruntime": "1.23"}, {"opset": 21, "ir": 10}, SCHEMES | BLOCKS | {"w4a8"}),  # casts 4-bit integers
 )
 DEFAULT = LEVELS[2]
 CAPABILITIES = Capabilities(
@@ -103,13 +104,17 @@ class OnnxTarget:
         return Artifact(self.name, folder / FILE, (folder / FILE,))
 
     def inspect(self, artifact: Artifact) -> Inspection:
+        from edgewright.targets.onnx.blocks import casts_narrow_weights
         from edgewright.targets.onnx.fix_sizes import at_largest
         from edgewright.targets.onnx.inspect import inspect_onnx
 
         with at_largest(artifact.main) as main:
             found = inspect_onnx(main)
         stated = re.search(r"opset (\d+)", found.format)
-        fits = (level for level in LEVELS if stated and level.format["opset"] >= int(stated[1]))
+        levels = (
+            [level for level in LEVELS if "w4a8" in level.schemes] if casts_narrow_weights(artifact.main) else LEVELS
+        )
+        fits = (level for level in levels if stated and level.format["opset"] >= int(stated[1]))
         return replace(found, minimum=next(fits, LEVELS[-1]).minimum)
 
     def open(self, artifact: Artifact, threads: int = 1) -> Session:
