@@ -37,7 +37,11 @@ class LearnedScale(FakeQuantizeBase):  # type: ignore[misc]  # torchao has no ty
         self.ch_axis = getattr(observer, "ch_axis", None)
         scale, zero_point = observer.calculate_qparams()
         self.register_buffer("start", scale.detach().float().reshape(-1))
-        self.register_buffer("zero_point", zero_point.float().reshape(-1))
+        self.register_buffer("zero_point", zero_point.reshape(-1))
+        assert len(zero_point.unique()) == 1, "channels have symmetric encodings"
+        # Counted from the zero point: with one below 0, PyTorch's kernel for tensors clamps a step beside.
+        self.limits = tuple(limit - int(self.zero_point[0]) for limit in (self.quant_min, self.quant_max))
+        self.register_buffer("zeros", torch.zeros_like(self.start))
         self.growth = nn.Parameter(torch.zeros_like(self.start), requires_grad=learns)
 
     @property
@@ -46,16 +50,15 @@ class LearnedScale(FakeQuantizeBase):  # type: ignore[misc]  # torchao has no ty
         return scale
 
     def forward(self, values: Tensor) -> Tensor:
-        limits = (self.quant_min, self.quant_max, 1.0)
         if self.ch_axis is None:
-            return torch._fake_quantize_learnable_per_tensor_affine(values, self.scale, self.zero_point, *limits)
+            return torch._fake_quantize_learnable_per_tensor_affine(values, self.scale, self.zeros, *self.limits, 1.0)
         return torch._fake_quantize_learnable_per_channel_affine(
-            values, self.scale, self.zero_point, self.ch_axis, *limits
+            values, self.scale, self.zeros, self.ch_axis, *self.limits, 1.0
         )
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale, float32, and zero point, int64, of shape (1,) or (channels,): what PT2E stores."""
-        return self.scale.detach(), self.zero_point.to(torch.int64)
+        return self.scale.detach(), self.zero_point
 
 
 def learn_scales(
