@@ -8,9 +8,10 @@ import numpy as np
 
 from edgewright.targets.tflite.pack import packed_integers
 
-# The version of each layer that came with 4-bit weights beside 8-bit activations: unstated, older releases would
-# open the file and read the weights wrongly.
-VERSIONS = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 7, "FULLY_CONNECTED": 10}
+# The version of each layer to state: what older releases refuse, instead of failing later or computing nonsense. Of
+# convolutions it came with such weights. Linear layers have none of their own: LiteRT 1.0 refuses such weights with a
+# scale a channel whatever is stated, 1.2 and later compute them, and the next version after came with 2.1.
+VERSIONS = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 7, "FULLY_CONNECTED": 14}
 
 
 def narrow_weights(content: bytes) -> bytes:
