@@ -43,13 +43,28 @@ class LearnedScale(FakeQuantizeBase):  # type: ignore[misc]  # torchao has no ty
         self.limits = tuple(limit - int(self.zero_point[0]) for limit in (self.quant_min, self.quant_max))
         self.register_buffer("zeros", torch.zeros_like(self.start))
         self.growth = nn.Parameter(torch.zeros_like(self.start), requires_grad=learns)
+        self._held: tuple[Tensor, Tensor] | None = None
 
     @property
     def scale(self) -> Tensor:
         scale: Tensor = self.start * self.growth.exp()
         return scale
 
+    def hold(self, weight: Tensor) -> None:
+        """Round a constant now, for all samples of a step; `release` hands on what they made of its gradient."""
+        rounded = self.round(weight)
+        self._held = rounded, rounded.detach().requires_grad_(rounded.requires_grad)
+
+    def release(self) -> None:
+        assert self._held is not None, "held before"
+        (rounded, given), self._held = self._held, None
+        if given.grad is not None:
+            rounded.backward(given.grad)  # type: ignore[no-untyped-call]
+
     def forward(self, values: Tensor) -> Tensor:
+        return self._held[1] if self._held else self.round(values)
+
+    def round(self, values: Tensor) -> Tensor:
         if self.ch_axis is None:
             return torch._fake_quantize_learnable_per_tensor_affine(values, self.scale, self.zeros, *self.limits, 1.0)
         return torch._fake_quantize_learnable_per_channel_affine(
@@ -59,6 +74,17 @@ class LearnedScale(FakeQuantizeBase):  # type: ignore[misc]  # torchao has no ty
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale, float32, and zero point, int64, of shape (1,) or (channels,): what PT2E stores."""
         return self.scale.detach(), self.zero_point
+
+
+def rounded_constants(prepared: GraphModule) -> list[tuple[LearnedScale, str]]:
+    """The roundings that read nothing but one constant, each with its name."""
+    names: dict[LearnedScale, set[str | None]] = {}
+    for node in prepared.graph.nodes:
+        rounding = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(rounding, LearnedScale):
+            source = node.all_input_nodes[0]
+            names.setdefault(rounding, set()).add(str(source.target) if source.op == "get_attr" else None)
+    return [(rounding, name) for rounding, read in names.items() if len(read) == 1 and (name := min(read, key=str))]
 
 
 def learn_scales(

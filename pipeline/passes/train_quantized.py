@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -129,7 +130,7 @@ def _samples(context: Context) -> Sequence[Sample]:
 
 def _student(program: Program, prepared: GraphModule, trains: Callable[[Node], bool], device: torch.device) -> Student:
     """The prepared graph with learned scales and with parameters of its own, where a layer trains that reads them."""
-    from edgewright.pipeline.passes.learned_scales import learn_scales
+    from edgewright.pipeline.passes.learned_scales import learn_scales, rounded_constants
 
     scales = learn_scales(prepared, trains, device)
     weights: dict[str, nn.Parameter] = {}
@@ -140,7 +141,8 @@ def _student(program: Program, prepared: GraphModule, trains: Callable[[Node], b
                 arg = arg.args[0]
             if isinstance(arg, Node) and arg.op == "get_attr" and is_floating(arg) and trains(node):
                 _train_constant(prepared, str(arg.target), weights)
-    return Student(prepared, program.inputs, program.outputs, weights, scales)
+    constants = [(rounding, operator.attrgetter(name)(prepared)) for rounding, name in rounded_constants(prepared)]
+    return Student(prepared, program.inputs, program.outputs, weights, scales, constants)
 
 
 def _train_constant(module: GraphModule, name: str, weights: dict[str, nn.Parameter]) -> None:

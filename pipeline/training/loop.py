@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -30,6 +31,13 @@ class Schedule:
     seed: int
 
 
+class Rounding(Protocol):
+    """`learned_scales.LearnedScale`, as the loop uses it."""
+
+    def hold(self, weight: torch.Tensor) -> None: ...
+    def release(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Student:
     """A prepared graph with what trains in it.
@@ -38,6 +46,7 @@ class Student:
         weights: each steps by the learning rate times its own root mean square (Shazeer 2018, arXiv:1804.04235,
             section 8), so that folded batch norms and layers of any size train alike.
         scales: logarithms, relative already.
+        constants: roundings of weights, each with what it rounds: done once a step, not once a sample.
     """
 
     module: GraphModule
@@ -45,6 +54,7 @@ class Student:
     outputs: Sequence[TensorSpec]
     weights: Mapping[str, nn.Parameter]
     scales: Mapping[str, nn.Parameter]
+    constants: Sequence[tuple[Rounding, torch.Tensor]]
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -87,10 +97,14 @@ def train(
             group["lr"] = schedule.learning_rate * group["size"] * (1 + math.cos(math.pi * step / schedule.steps)) / 2
         optimizer.zero_grad()
         losses.append(0.0)
+        for rounding, weight in student.constants:
+            rounding.hold(weight)
         for number in numbers:
             part = loss(student.run(samples[number]), samples[number]) / len(numbers)
             part.backward()  # type: ignore[no-untyped-call]
             losses[-1] += float(part.detach())
+        for rounding, _ in student.constants:
+            rounding.release()
         _check_finite(losses, parameters, schedule)
         optimizer.step()
         if len(losses) % SAVED_EVERY == 0 or len(losses) == schedule.steps:

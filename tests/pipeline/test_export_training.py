@@ -14,7 +14,15 @@ from tests.small_release import deliver, result_of, run_command, write_release
 
 pytest.importorskip("onnxruntime")
 
-TRAINED = '[[compress]]\npass = "quantize"\nscheme = "w4a8"\ntraining = true\nsteps = 60\nbatch_size = 4\nlearning_rate = 1.0\n'
+TRAINED = """
+[[compress]]
+pass = "quantize"
+scheme = "w4a8"
+training = true
+steps = 60
+batch_size = 4
+learning_rate = 1.0
+"""
 PART = '[[model.parts]]\nname = "image"\nmodule = "image"\n'
 CODE = """
 
