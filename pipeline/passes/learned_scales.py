@@ -40,7 +40,7 @@ class LearnedScale(FakeQuantizeBase):  # type: ignore[misc]  # torchao has no ty
         self.register_buffer("zero_point", zero_point.reshape(-1))
         assert len(zero_point.unique()) == 1, "channels have symmetric encodings"
         # Counted from the zero point: with one below 0, PyTorch's kernel for tensors clamps a step beside.
-        self.limits = tuple(limit - int(self.zero_point[0]) for limit in (self.quant_min, self.quant_max))
+        self.lowest, self.highest = (limit - int(self.zero_point[0]) for limit in (self.quant_min, self.quant_max))
         self.register_buffer("zeros", torch.zeros_like(self.start))
         self.growth = nn.Parameter(torch.zeros_like(self.start), requires_grad=learns)
         self._held: tuple[Tensor, Tensor] | None = None
@@ -66,9 +66,11 @@ class LearnedScale(FakeQuantizeBase):  # type: ignore[misc]  # torchao has no ty
 
     def round(self, values: Tensor) -> Tensor:
         if self.ch_axis is None:
-            return torch._fake_quantize_learnable_per_tensor_affine(values, self.scale, self.zeros, *self.limits, 1.0)
+            return torch._fake_quantize_learnable_per_tensor_affine(
+                values, self.scale, self.zeros, self.lowest, self.highest, 1.0
+            )
         return torch._fake_quantize_learnable_per_channel_affine(
-            values, self.scale, self.zeros, self.ch_axis, *self.limits, 1.0
+            values, self.scale, self.zeros, self.ch_axis, self.lowest, self.highest, 1.0
         )
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.passes.stored_integers import narrow_layers, stored_weights
 from edgewright.pipeline.program import Program
 from edgewright.targets import get_target, require_runtime
+from edgewright.targets.base import Artifact
 from tests.small_models import SMALL, captured
 
 TARGETS = ("coreml", "onnx", "openvino", "tflite")
@@ -35,6 +37,18 @@ def skip_without(target: str) -> None:
         pytest.skip(str(error))
 
 
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Artifact]:
+    folder = tmp_path_factory.mktemp("narrow")
+
+    @cache
+    def make(target: str, model: str) -> Artifact:
+        skip_without(target)
+        return ew.lower(compressed(model), target, folder / target / model)
+
+    return make
+
+
 def test_the_graph_stores_layers_at_four_bits_and_counts_them_so() -> None:
     program = compressed("cnn")
     layers = stored_weights(program)
@@ -48,10 +62,10 @@ def test_the_graph_stores_layers_at_four_bits_and_counts_them_so() -> None:
 
 @pytest.mark.parametrize("model", ["cnn", "encoder"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_file_is_as_good_as_the_graph_half_the_size_and_integer(target: str, model: str, tmp_path: Path) -> None:
-    skip_without(target)
-    program = compressed(model)
-    artifact = ew.lower(program, target, tmp_path)
+def test_the_file_is_as_good_as_the_graph_half_the_size_and_integer(
+    lowered: Callable[[str, str], Artifact], target: str, model: str
+) -> None:
+    program, artifact = compressed(model), lowered(target, model)
     inspection = get_target(target).inspect(artifact)
     assert inspection.bytes_by_dtype["int4"] == program.weight_bytes()["int4"]
     assert inspection.bytes_by_dtype.get("int8", 0) <= program.weight_bytes().get("int8", 0) + 2_000
@@ -71,22 +85,21 @@ def test_the_file_is_as_good_as_the_graph_half_the_size_and_integer(target: str,
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_same_program_gives_the_same_bytes(target: str, tmp_path: Path) -> None:
-    skip_without(target)
-    files = [ew.lower(compressed("mlp"), target, tmp_path / name).files for name in ("one", "two")]
+def test_the_same_program_gives_the_same_bytes(
+    lowered: Callable[[str, str], Artifact], target: str, tmp_path: Path
+) -> None:
+    files = [lowered(target, "mlp").files, ew.lower(compressed("mlp"), target, tmp_path).files]
     assert [file.read_bytes() for file in files[0]] == [file.read_bytes() for file in files[1]]
 
 
-def test_a_file_states_the_runtime_that_has_such_layers(tmp_path: Path) -> None:
+def test_a_file_states_the_runtime_that_has_such_layers(lowered: Callable[[str, str], Artifact]) -> None:
     expected = {
         "onnx": {"onnxruntime": "1.23"},  # 1.20 and 1.22 were seen to refuse the cast of 4-bit integers
         "coreml": {"iOS": "18", "macOS": "15"},
         "tflite": {"ai-edge-litert": "2.1.0"},  # of linear layers; 1.0 was seen to refuse them
     }
     for target, minimum in expected.items():
-        skip_without(target)
-        artifact = ew.lower(compressed("mlp"), target, tmp_path / target)
-        assert get_target(target).inspect(artifact).minimum == minimum
+        assert get_target(target).inspect(lowered(target, "mlp")).minimum == minimum
 
 
 @pytest.mark.parametrize(("target", "runtime"), [("onnx", "onnxruntime==1.20"), ("coreml", "iOS==17")])
@@ -105,12 +118,11 @@ def test_a_target_without_such_layers_names_the_nearest_scheme() -> None:
     assert "'w8a8'" in str(caught.value)
 
 
-def test_tflite_states_the_versions_of_operators_that_came_with_such_weights(tmp_path: Path) -> None:
-    skip_without("tflite")
+def test_tflite_states_versions_of_operators_that_have_such_weights(lowered: Callable[[str, str], Artifact]) -> None:
+    artifact = lowered("tflite", "cnn")
     from ai_edge_litert import schema_py_generated as schema
 
-    content = ew.lower(compressed("cnn"), "tflite", tmp_path).main.read_bytes()
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model = schema.ModelT.InitFromPackedBuf(artifact.main.read_bytes(), 0)
     versions = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 7, "FULLY_CONNECTED": 14}
     kinds = {getattr(schema.BuiltinOperator, name): version for name, version in versions.items()}
     seen = set()
