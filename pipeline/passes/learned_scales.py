@@ -80,13 +80,13 @@ class LearnedScale(FakeQuantizeBase):  # type: ignore[misc]  # torchao has no ty
 
 def rounded_constants(prepared: GraphModule) -> list[tuple[LearnedScale, str]]:
     """The roundings that read nothing but one constant, each with its name."""
-    names: dict[LearnedScale, set[str | None]] = {}
+    read: dict[LearnedScale, set[str]] = {}
     for node in prepared.graph.nodes:
         rounding = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(rounding, LearnedScale):
             source = node.all_input_nodes[0]
-            names.setdefault(rounding, set()).add(str(source.target) if source.op == "get_attr" else None)
-    return [(rounding, name) for rounding, read in names.items() if len(read) == 1 and (name := min(read, key=str))]
+            read.setdefault(rounding, set()).add(str(source.target) if source.op == "get_attr" else "")
+    return [(rounding, name) for rounding, names in read.items() for name in names if name and len(names) == 1]
 
 
 def learn_scales(

@@ -106,6 +106,30 @@ def test_each_channel_has_the_gradient_of_its_own_scale() -> None:
     torch.testing.assert_close(rounding.growth.grad, (scale * upstream * slope).sum((0, 2)), rtol=1e-5, atol=1e-5)
 
 
+def test_a_weight_rounded_once_for_several_samples_has_the_sum_of_their_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 4, generator=generator)
+    samples = torch.randn(3, 4, generator=generator)
+
+    def gradients(*, held: bool) -> list[Tensor]:
+        rounding, own = (
+            LearnedScale(observer(weight, axis=0, low=-7, high=7), learns=True),
+            nn.Parameter(weight.clone()),
+        )
+        if held:
+            rounding.hold(own)
+        for sample in samples:
+            (rounding(own) @ sample).square().sum().backward()
+        if held:
+            rounding.release()
+        assert own.grad is not None and rounding.growth.grad is not None
+        return [own.grad, rounding.growth.grad]
+
+    for found, wanted in zip(gradients(held=True), gradients(held=False), strict=True):
+        assert float(wanted.abs().max()) > 0
+        torch.testing.assert_close(found, wanted)
+
+
 def test_the_scale_starts_as_calibrated_to_the_last_bit() -> None:
     made = observer(torch.randn(64, 8, generator=torch.Generator().manual_seed(3)), axis=0)
     scale, zero_point = LearnedScale(made, learns=True).calculate_qparams()
