@@ -41,7 +41,7 @@ def require_batches(batches: Sized, what: str) -> None:
 
 
 def load_samples(
-    source: str, ports: Sequence[Port], samples: int, key: str, dims: tuple[Dim, ...] = ()
+    source: str, ports: Sequence[Port], samples: int, key: str, dims: tuple[Dim, ...] = (), *, more: bool = False
 ) -> list[Sample]:
     """Read up to `samples` samples, each of size 1 along a named first dimension.
 
@@ -50,6 +50,7 @@ def load_samples(
             stacked along the first axis; or a folder of .npy files (one input) or images.
         key: where the release file names it, for messages.
         dims: the other named dimensions; samples may have any size within their bounds.
+        more: samples may hold other arrays besides (labels); these are cut with the inputs where they are as long.
     Raises:
         CalibrationError: nothing there, wrong names, shapes or dtypes, NaN or infinity.
     """
@@ -62,7 +63,7 @@ def load_samples(
                 where=f"{key}, item {number}",
             )
         where = f"{key}, item {number}"
-        arrays = _checked(batch, ports, where)
+        arrays = _checked(batch, ports, where, more=more)
         _check_sizes(arrays, ports, dims, where)
         found += islice(_split(arrays, ports, where), samples - len(found))
         if len(found) >= samples:
@@ -109,10 +110,10 @@ def _read(source: str, ports: Sequence[Port], key: str) -> Iterator[Any]:
         raise CalibrationError("no such data source", got=source, expected=expected, where=key)
 
 
-def _checked(batch: Mapping[str, Any], ports: Sequence[Port], where: str) -> Sample:
+def _checked(batch: Mapping[str, Any], ports: Sequence[Port], where: str, *, more: bool) -> Sample:
     names = [port.name for port in ports]
     unknown, missing = sorted(set(batch) - set(names)), sorted(set(names) - set(batch))
-    if unknown or missing:
+    if missing or (unknown and not more):
         hints = [f"{name!r}: {did_you_mean(name, names)}" for name in unknown]
         raise CalibrationError(
             "the data has other names than the model's inputs",
@@ -121,12 +122,11 @@ def _checked(batch: Mapping[str, Any], ports: Sequence[Port], where: str) -> Sam
             where=where,
             do="; ".join(hints) or None,
         )
-    arrays = {}
-    for port in ports:
-        value = batch[port.name]
-        array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
-        arrays[port.name] = _fitting(array, port, where)
-    return arrays
+    arrays = {
+        name: np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+        for name, value in batch.items()
+    }
+    return arrays | {port.name: _fitting(arrays[port.name], port, where) for port in ports}
 
 
 def _fitting(array: np.ndarray[Any, Any], port: Port, where: str) -> np.ndarray[Any, Any]:
@@ -170,5 +170,9 @@ def _split(arrays: Sample, ports: Sequence[Port], where: str) -> Iterator[Sample
     rows = {name: len(arrays[name]) for name in batched}
     if len(set(rows.values())) > 1:
         raise CalibrationError("the inputs hold different numbers of samples", got=rows, where=where)
-    for row in range(rows[batched[0]]):
-        yield {name: array[row : row + 1] if name in batched else array for name, array in arrays.items()}
+    count, inputs = rows[batched[0]], [port.name for port in ports]
+    others = [name for name, array in arrays.items() if name not in inputs and array.ndim and len(array) == count]
+    for row in range(count):
+        yield {
+            name: array[row : row + 1] if name in batched or name in others else array for name, array in arrays.items()
+        }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from edgewright.calibration.batches import digest_of
 from edgewright.calibration.extremes import Averages, Extremes, Moments, Statistic
 from edgewright.calibration.histogram import Histogram
+from edgewright.calibration.keyed_file import KeyedFile
 from edgewright.errors import CalibrationError
 
 FORMAT = "edgewright calibration statistics 1"
@@ -96,34 +96,10 @@ class StatisticsFile:
         Raises:
             CalibrationError: it cannot be read, was made of another program or other data, or has no folder.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not self.path.parent.is_dir():
-            raise CalibrationError(
-                "the calibration statistics cannot be saved: there is no such folder",
-                got=self.path.parent,
-                do="name a file in a folder that exists",
-            )
-        if not self.path.exists():
-            return {}
-        try:
-            with safe_open(str(self.path), framework="pt") as file:
-                has = file.metadata() or {}
-                found: dict[str, State] = {}
-                for key in file.keys():  # noqa: SIM118  (no mapping)
-                    value, _, part = key.rpartition("/")
-                    found.setdefault(value, {})[part] = file.get_tensor(key)
-        except (OSError, SafetensorError) as error:
-            raise CalibrationError("the calibration statistics cannot be read", got=error, where=self.path) from None
-        for key, wanted in self._metadata.items():
-            if has.get(key) != wanted:
-                raise CalibrationError(
-                    f"the calibration statistics {OTHER[key]}",
-                    got=has.get(key, f"no {key} in the file"),
-                    expected=wanted,
-                    where=self.path,
-                    do="delete the file, and the next run makes it anew; or name another under calibration.statistics",
-                )
+        found: dict[str, State] = {}
+        for key, tensor in self._file.read().items():
+            value, _, part = key.rpartition("/")
+            found.setdefault(value, {})[part] = tensor
         return found
 
     def write(self, values: Mapping[str, State]) -> None:
@@ -132,24 +108,9 @@ class StatisticsFile:
         Raises:
             CalibrationError: the folder is missing or cannot be written.
         """
-        from safetensors.torch import save_file
-
-        tensors = {f"{value}/{part}": kept for value, state in values.items() for part, kept in state.items()}
-        staged = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            try:
-                save_file(tensors, str(staged), metadata=self._metadata)
-                os.replace(staged, self.path)
-            finally:
-                staged.unlink(missing_ok=True)
-        except OSError as error:
-            raise CalibrationError(
-                "the calibration statistics cannot be saved",
-                got=error,
-                where=self.path,
-                do="name a file in a folder that exists and can be written",
-            ) from None
+        self._file.write({f"{value}/{part}": kept for value, state in values.items() for part, kept in state.items()})
 
     @property
-    def _metadata(self) -> dict[str, str]:
-        return {"format": FORMAT, "program": self.program, "data": self.data}
+    def _file(self) -> KeyedFile:
+        keys = {"format": FORMAT, "program": self.program, "data": self.data}
+        return KeyedFile(self.path, "calibration statistics", keys, OTHER, "calibration.statistics", CalibrationError)

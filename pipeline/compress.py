@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from edgewright.pipeline.passes.runner import Compressed, run_passes
 from edgewright.pipeline.predictor import Run, run_program
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.recipe import Recipe, build_passes
+from edgewright.pipeline.training import Training
 
 
 def compress(
@@ -26,6 +28,7 @@ def compress(
     seed: int = 0,
     statistics: str | Path | None = None,
     metric: Callable[[Run], float] | None = None,
+    training: Training | None = None,
 ) -> Compressed:
     """Apply a recipe to a clone of `program`.
 
@@ -37,16 +40,34 @@ def compress(
             program and these batches.
         metric: called with a function from inputs by name to outputs by name, arrays of the program's own shapes; the
             higher its value, the better. Steps with `max_drop` hold to it.
+        training: what `train-quantized` works with: samples, a loss, a checkpoint. Without, the batches train and the
+            program is the teacher.
     Returns:
         `.program`, and `.reports`: each pass with what it did, what it left alone and what it warns of.
     Raises:
-        RecipeError, PassError, CalibrationError.
+        RecipeError, PassError, CalibrationError, TrainingError.
     """
     passes = build_passes(recipe)
     tensors = [fitting_tensors(batch, program) for batch in batches]
     file = None if statistics is None else Path(statistics)
     measure = None if metric is None else lambda candidate: float(metric(run_program(candidate)))
-    return run_passes(program, passes, Context(tensors, seed, file, metric=measure))
+    context = Context(tensors, seed, file, metric=measure, training=_fitting(training, program))
+    return run_passes(program, passes, context)
+
+
+def _fitting(training: Training | None, program: Program) -> Training:
+    """The same with the inputs of every sample checked; what else a sample has goes to the loss as it is."""
+    if training is None:
+        return Training()
+    names = {spec.name for spec in program.inputs}
+    data = [
+        {
+            **{name: value if isinstance(value, Tensor) else torch.as_tensor(value) for name, value in sample.items()},
+            **fitting_tensors({name: value for name, value in sample.items() if name in names}, program),
+        }
+        for sample in training.data
+    ]
+    return replace(training, data=data)
 
 
 def fitting_tensors(batch: Mapping[str, Any] | Sequence[Any], program: Program) -> dict[str, Tensor]:

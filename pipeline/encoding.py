@@ -1,6 +1,6 @@
 """The quantization vocabulary: schemes by a grammar.
 
-fp32 | fp16 | w8a8 (static) | w8a8-dynamic (scales of activations found at run time, row by row) |
+fp32 | fp16 | w8a8, w4a8 (static) | w8a8-dynamic (scales of activations found at run time, row by row) |
 w<bits>[g<group>] (weights alone) | p<bits> (palette of 2^bits)
 """
 
@@ -18,7 +18,7 @@ GRAMMAR = re.compile(
 WEIGHT_ONLY = ("w8", "w4", "w4g32", "w4g64", "w4g128", "w2g32")
 DYNAMIC = "w8a8-dynamic"
 PALETTES = tuple(f"p{bits}" for bits in range(1, 9))
-AVAILABLE = ("fp32", "fp16", "w8a8", DYNAMIC, *WEIGHT_ONLY, *PALETTES)
+AVAILABLE = ("fp32", "fp16", "w8a8", "w4a8", DYNAMIC, *WEIGHT_ONLY, *PALETTES)
 
 
 @dataclass(frozen=True)

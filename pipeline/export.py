@@ -24,15 +24,16 @@ from edgewright.pipeline.package import publish, sha256_of, zip_package
 from edgewright.pipeline.passes.runner import Ran
 from edgewright.pipeline.plan import Plan, PlannedDelivery, make_plan
 from edgewright.pipeline.quiet import quiet
-from edgewright.pipeline.release import Release, locate_files, read_release
+from edgewright.pipeline.release import Release, TrainingSection, locate_files, read_release
 from edgewright.pipeline.report import render_report
 from edgewright.pipeline.results import DeliveryResult, ReleaseResult
 from edgewright.pipeline.runtimes_environment import ready_environment
 from edgewright.pipeline.shapes import OpenShapes
-from edgewright.pipeline.sources import add_import_roots, load_model
+from edgewright.pipeline.sources import add_import_roots, load_callable, load_model
 from edgewright.pipeline.stage import module_records, pass_records
 from edgewright.pipeline.staging import staging_folder
 from edgewright.pipeline.subject import Subject, part_of, saved_program, whole_model
+from edgewright.pipeline.training import Training
 
 RESULT, REPORT = "release.json", "report.html"
 SIDE_BY_SIDE = 2  # converters at once
@@ -138,6 +139,11 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None,
             for key, section in (("calibration", located.calibration), ("validation", located.validation))
             if section is not None
         }
+        training = located.training
+        if training and training.data:
+            data["training"] = load_samples(
+                training.data, ports, training.samples, "training.data", release.model.open_dims, more=True
+            )
         calibration = data.get("calibration", data.get("validation", []))
         validation = data.get("validation", calibration)
     metric = None
@@ -145,13 +151,15 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None,
         inputs = tuple(MetricInput(port.name, port.shape, port.dtype) for port in ports)
         metric = Metric(release.quality.metric, inputs, tuple(map(str, roots)))
     with stages("capture"):
-        subjects = _subjects(located, plan, calibration, validation, trust_input)
+        subjects = _subjects(located, plan, calibration, validation, data.get("training", []), trust_input)
     kept = located.calibration.statistics if located.calibration else None
     statistics = Path(kept) if kept else None
     declared = {port.name: port.declared_range for port in ports if port.declared_range}
     for subject in subjects.values():
         with stages("compress"):
-            subject.compress(plan.passes, release.seed, stages.progress, statistics, declared, metric)
+            subject.compress(
+                plan.passes, release.seed, stages.progress, statistics, declared, metric, _training(training)
+            )
         with stages("run the original"):
             subject.run_original(metric)
     return Material(
@@ -161,25 +169,41 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None,
         metric,
         sha256_of(Path(model.checkpoint)) if model.checkpoint else None,
         digest_of(data["calibration"]) if "calibration" in data else None,
-        len(data) < 2,
+        release.calibration is None or release.validation is None,
     )
 
 
+def _training(section: TrainingSection | None) -> Training:
+    """What of it is the same for the whole model and its parts: all but the data."""
+    if section is None:
+        return Training()
+    loss = load_callable(section.loss, "training.loss") if section.loss else None
+    return Training((), loss, Path(section.checkpoint) if section.checkpoint else None)
+
+
 def _subjects(
-    release: Release, plan: Plan, calibration: list[Sample], validation: list[Sample], trust_input: str | None
+    release: Release,
+    plan: Plan,
+    calibration: list[Sample],
+    validation: list[Sample],
+    training: list[Sample],
+    trust_input: str | None,
 ) -> dict[str | None, Subject]:
     model = release.model
     wanted = {delivery.section.part for delivery in plan.deliveries}
     if model.source.endswith(".pt2"):
-        return {None: saved_program(Path(model.source), trust_input, calibration, validation)}
+        subject = saved_program(Path(model.source), trust_input, calibration, validation)
+        return {None: replace(subject, training=training)}
     module = load_model(model.source, model.checkpoint)
     subjects: dict[str | None, Subject] = {}
     if None in wanted:
-        subjects[None] = whole_model(module, calibration, validation, OpenShapes.of(model.inputs, model.open_dims))
+        subject = whole_model(module, calibration, validation, OpenShapes.of(model.inputs, model.open_dims))
+        subjects[None] = replace(subject, training=training)
+    inputs = [{port.name: sample[port.name] for port in model.inputs} for sample in training]
     for part in model.parts:
         if part.name in wanted:
             swap = Swap(model.source, model.checkpoint, part.module)
-            subjects[part.name] = part_of(module, part.name, part.module, swap, calibration, validation)
+            subjects[part.name] = part_of(module, part.name, part.module, swap, calibration, validation, inputs)
     return subjects
 
 

@@ -75,11 +75,16 @@ def make_plan(release: Release) -> Plan:
             if section.integer_boundary:
                 refuse_integer_boundary(target)
             deliveries.append(PlannedDelivery(section, profile, target, pins, minimum))
+    training = release.training
+    with _collected(problems):
+        _check_training(release, passes)
     names = [("model.source", release.model.source), ("quality.metric", release.quality.metric)]
     names += [("calibration.data", release.calibration.data if release.calibration else None)]
     names += [("validation.data", release.validation.data if release.validation else None)]
+    if training:
+        names += [("training.data", training.data), ("training.loss", training.loss)]
     for key, name in names:
-        if name is not None and (is_callable_name(name) or key == "quality.metric"):
+        if name is not None and (is_callable_name(name) or key in ("quality.metric", "training.loss")):
             with _collected(problems):
                 load_callable(name, key)
     if len(problems) == 1:
@@ -90,6 +95,24 @@ def make_plan(release: Release) -> Plan:
             got="".join("\n  - " + str(problem).replace("\n", "\n    ") for problem in problems),
         )
     return Plan(passes, tuple(deliveries))
+
+
+def _check_training(release: Release, passes: tuple[Pass, ...]) -> None:
+    """[training] has a step to be used in, and a loss gets the outputs that it is meant for."""
+    if release.training is None:
+        return
+    if passes and not any(step.name == "train-quantized" for step in passes):
+        raise ReleaseError(
+            "the release has [training], but no step trains", do="set training = true in the step that quantizes"
+        )
+    parts = [delivery.part for delivery in release.deliver if delivery.part]
+    if release.training.loss and parts:
+        raise ReleaseError(
+            "a loss sees the outputs of the whole model, and parts are trained on their own",
+            got=", ".join(parts),
+            where="training.loss",
+            do="leave the loss out: each part then learns from itself before quantization",
+        )
 
 
 def _verify_on(section: DeliverSection, runtime: Runtime) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ PASSES = {
     "scale-salient-channels": "edgewright.pipeline.passes.scale_salient_channels:ScaleSalientChannels",
     "select-parts": "edgewright.pipeline.passes.select_parts:SelectParts",
     "smooth-activations": "edgewright.pipeline.passes.smooth_activations:SmoothActivations",
+    "train-quantized": "edgewright.pipeline.passes.train_quantized:TrainQuantized",
     "unroll-recurrence": "edgewright.pipeline.passes.unroll_recurrence:UnrollRecurrence",
 }
 # What every program gets first, compressed or not.
@@ -56,24 +57,34 @@ CLEAN = (
     "lower-ranks",
     "drop-expansions",
 )
+STATIC = (
+    "unroll-recurrence",
+    "select-parts",
+    "decompose-attention",
+    "smooth-activations",
+    "balance-outputs",
+    "quantize-static",
+    "round-biases",
+)
+TRAINED = {"quantize-static": "train-quantized"}  # what stands in its place with training = true
 # The passes that make a scheme; the one that stores the weights takes the settings that the recipe gives.
 SCHEMES = {
     "fp32": (),
     "fp16": ("convert-fp16",),
-    "w8a8": (
-        "unroll-recurrence",
-        "select-parts",
-        "decompose-attention",
-        "smooth-activations",
-        "balance-outputs",
-        "quantize-static",
-        "round-biases",
-    ),
+    "w8a8": STATIC,
+    "w4a8": STATIC,
     DYNAMIC: ("quantize-dynamic",),
     **dict.fromkeys(WEIGHT_ONLY, ("quantize-weights",)),
     **dict.fromkeys(PALETTES, ("palettize-weights",)),
 }
-SETTABLE = ("convert-fp16", "palettize-weights", "quantize-dynamic", "quantize-static", "quantize-weights")
+SETTABLE = (
+    "convert-fp16",
+    "palettize-weights",
+    "quantize-dynamic",
+    "quantize-static",
+    "quantize-weights",
+    "train-quantized",
+)
 PREPARING = ("balance-outputs", "smooth-activations")  # they touch what the scheme is for, and nothing else
 
 
@@ -115,7 +126,7 @@ def build_passes(recipe: Recipe) -> tuple[Pass, ...]:
                     steps.append(step)
         except RecipeError as error:
             problems.append(f"compress.{place}: {error}")
-    if sum(step.name == "quantize-static" for step in steps) > 1:
+    if sum(step.name in ("quantize-static", "train-quantized") for step in steps) > 1:
         problems.append(
             "two steps quantize activations: one has to see all layers, or shared values are rounded twice; "
             'name all modules in one step (modules = "vision.*|head")'
@@ -141,8 +152,11 @@ def _expand(entry: Mapping[str, Any]) -> list[Pass]:
     fixed = {
         "palettize-weights": {"bits": scheme.weight_bits},
         "quantize-weights": {"bits": scheme.weight_bits, "group": scheme.group or 0},
+        "quantize-static": {"weight_bits": scheme.weight_bits},
+        "train-quantized": {"weight_bits": scheme.weight_bits},
     }
-    for step in SCHEMES[scheme.name]:
+    steps = _trained(scheme, settings.pop("training", False))
+    for step in steps:
         if taken := sorted(set(settings) & set(fixed.get(step, {}))):
             raise RecipeError(
                 "the scheme says this already", got=", ".join(taken), expected=f"scheme = {scheme.name!r}"
@@ -151,7 +165,20 @@ def _expand(entry: Mapping[str, Any]) -> list[Pass]:
         **dict.fromkeys(SETTABLE, settings),
         **{step: {key: value for key, value in settings.items() if key == "modules"} for step in PREPARING},
     }
-    return [_make(step, {**given.get(step, {}), **fixed.get(step, {})}) for step in SCHEMES[scheme.name]]
+    return [_make(step, {**given.get(step, {}), **fixed.get(step, {})}) for step in steps]
+
+
+def _trained(scheme: Scheme, training: object) -> tuple[str, ...]:
+    """The passes of a scheme, with training where the recipe asks for it."""
+    steps = SCHEMES[scheme.name]
+    if not isinstance(training, bool):
+        raise RecipeError("training has the wrong type", got=repr(training), expected="true or false")
+    if not training:
+        return steps
+    if not set(steps) & set(TRAINED):
+        able = [name for name, names in SCHEMES.items() if set(names) & set(TRAINED)]
+        raise RecipeError("this scheme has no training", got=repr(scheme.name), expected=" or ".join(able))
+    return tuple(TRAINED.get(step, step) for step in steps)
 
 
 def _make(name: str, settings: Mapping[str, Any]) -> Pass:

@@ -138,6 +138,20 @@ class CalibrationSection(DataSection):
     statistics: Annotated[str, Field(pattern=r"\.safetensors$")] | None = None
 
 
+class TrainingSection(Section):
+    """What steps with `training = true` learn from; without it the calibration data, and the model is the teacher.
+
+    `data`, as of [calibration], may hold more than the inputs. `loss`, a callable "module:function", gets the outputs
+    and the sample, tensors by name, one sample at a time, and gives a scalar tensor. `checkpoint` is a file that keeps
+    the state on the way: a run that was stopped goes on from there.
+    """
+
+    data: str | None = None
+    samples: Annotated[int, Field(gt=0)] = 1024
+    loss: str | None = None
+    checkpoint: Annotated[str, Field(pattern=r"\.safetensors$")] | None = None
+
+
 class QualitySection(Section):
     """The task's metric, called with a predict function; higher is better. `max_drop` is in its own unit.
 
@@ -183,6 +197,7 @@ class Release(Section):
     model: ModelSection
     calibration: CalibrationSection | None = None
     validation: DataSection | None = None
+    training: TrainingSection | None = None
     quality: QualitySection = QualitySection()
     compress: tuple[dict[str, Any], ...] = ()
     deliver: tuple[DeliverSection, ...] = Field(min_length=1)
@@ -242,7 +257,8 @@ def read_release(path: Path) -> Release:
 def locate_files(release: Release, folders: Sequence[Path]) -> Release:
     """The same release with its relative files found in the first of `folders` that has them.
 
-    Calibration statistics that are still to be made come into the last one whose folder is there.
+    Calibration statistics and training checkpoints that are still to be made come into the last one whose folder is
+    there.
     """
 
     def located(name: str) -> str:
@@ -251,15 +267,21 @@ def locate_files(release: Release, folders: Sequence[Path]) -> Release:
     def found(section: DataSection | None) -> DataSection | None:
         return section and section.model_copy(update={"data": located(section.data)})
 
-    def kept(section: CalibrationSection | None) -> CalibrationSection | None:
-        if section is None:
+    def placed(name: str | None) -> str | None:
+        if name is None:
             return None
-        update = {"data": located(section.data)}
-        if (name := section.statistics) is not None:
-            there = [folder / name for folder in folders if (folder / name).exists()]
-            possible = [folder / name for folder in reversed(folders) if (folder / name).parent.is_dir()]
-            update["statistics"] = str(next(iter([*there, *possible]), name))
-        return section.model_copy(update=update)
+        there = [folder / name for folder in folders if (folder / name).exists()]
+        possible = [folder / name for folder in reversed(folders) if (folder / name).parent.is_dir()]
+        return str(next(iter([*there, *possible]), name))
+
+    def kept(section: CalibrationSection | None) -> CalibrationSection | None:
+        return section and section.model_copy(
+            update={"data": located(section.data), "statistics": placed(section.statistics)}
+        )
+
+    def trained(section: TrainingSection | None) -> TrainingSection | None:
+        data = section and section.data and located(section.data)
+        return section and section.model_copy(update={"data": data, "checkpoint": placed(section.checkpoint)})
 
     model = release.model
     checkpoint = None if model.checkpoint is None else located(model.checkpoint)
@@ -269,5 +291,6 @@ def locate_files(release: Release, folders: Sequence[Path]) -> Release:
             "model": model.model_copy(update=update),
             "calibration": kept(release.calibration),
             "validation": found(release.validation),
+            "training": trained(release.training),
         }
     )

@@ -23,6 +23,7 @@ from edgewright.pipeline.passes.runner import Ran, run_passes
 from edgewright.pipeline.predictor import Recall, run_module, run_program
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.shapes import OpenShapes, Sizes
+from edgewright.pipeline.training import Training
 from edgewright.pipeline.validate import compare
 from edgewright.targets.base import Arrays
 
@@ -39,6 +40,7 @@ class Subject:
     calibration: list[Sample]
     validation: list[Sample]
     swap: Swap | None = None
+    training: list[Sample] = field(default_factory=list)
     compressed: Program | None = None
     reports: tuple[Ran, ...] = ()
     floats: Mapping[str, Tensor] = field(default_factory=dict)
@@ -65,18 +67,29 @@ class Subject:
         statistics: Path | None = None,
         declared: Mapping[str, tuple[float, float]] | None = None,
         metric: Metric | None = None,
+        training: Training | None = None,
     ) -> None:
-        """Run the passes. A part's statistics have a file of their own; `declared` ranges are of the whole model."""
-        if statistics is not None and self.part:
-            statistics = statistics.with_stem(f"{statistics.stem}-{self.part}")
+        """Run the passes. A part has files of its own; `declared` ranges are of the whole model."""
         ranges = {} if self.part else declared or {}
-        measure = None if metric is None else partial(self._metric_of, metric)
-        context = Context(to_tensors(self.calibration), seed, statistics, ranges, measure)
+        given = training or Training()
+        own = Training(to_tensors(self.training), given.loss, self._own(given.checkpoint))
+        context = Context(
+            to_tensors(self.calibration),
+            seed,
+            self._own(statistics),
+            ranges,
+            None if metric is None else partial(self._metric_of, metric),
+            own,
+            progress,
+        )
         result = run_passes(self.original, passes, context, progress)
         self.compressed, self.reports, self.floats = result.program, result.reports, result.floats
 
     def _metric_of(self, metric: Metric, program: Program) -> float:
         return metric_value(metric, run_program(program), self.swap)
+
+    def _own(self, file: Path | None) -> Path | None:
+        return file.with_stem(f"{file.stem}-{self.part}") if file and self.part else file
 
     def save(self, folder: Path) -> None:
         """Put the program and the validation inputs where worker processes find them."""
@@ -152,7 +165,13 @@ def saved_program(file: Path, trust_input: str | None, calibration: list[Sample]
 
 
 def part_of(
-    model: nn.Module, name: str, path: str, swap: Swap, calibration: list[Sample], validation: list[Sample]
+    model: nn.Module,
+    name: str,
+    path: str,
+    swap: Swap,
+    calibration: list[Sample],
+    validation: list[Sample],
+    training: list[Sample],
 ) -> Subject:
     """Capture a submodule; its data is what it receives while the whole model runs.
 
@@ -167,13 +186,13 @@ def part_of(
             expected=did_you_mean(path, paths),
             where=f"part {name!r}",
         )
-    received = [_received(model, path, samples) for samples in (calibration, validation)]
-    if not all(received):
+    received = [_received(model, path, samples) for samples in (calibration, validation, training)]
+    if not all(received[:2]):
         raise ReleaseError("the model never calls this submodule on its data", got=path, where=f"part {name!r}")
     module = model.get_submodule(path)
     program = capture(module, to_tensors(received[0][:1])[0])
     check_faithful(module, program, received[1][:2])
-    return Subject(name, program, received[0], received[1], swap)
+    return Subject(name, program, received[0], received[1], swap, received[2])
 
 
 def check_faithful(model: nn.Module, program: Program, samples: Sequence[Sample]) -> None:

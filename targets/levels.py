@@ -10,7 +10,7 @@ from edgewright.targets.base import Inspection, Level, Refusal
 if TYPE_CHECKING:
     from edgewright.pipeline.program import Program
 
-FEW_BITS = "w4"  # a level that has this scheme has weights of few bits
+FEW_BITS, NARROW = "w4", "w4a8"  # a level that has the scheme has such weights in float layers, in integer layers
 
 
 def with_minimum(found: Inspection, levels: tuple[Level, ...], part: str, key: str) -> Inspection:
@@ -28,18 +28,20 @@ def too_old_for_few_bits(
     program: Program, target: str, level: Level | None, levels: tuple[Level, ...]
 ) -> list[Refusal]:
     """A refusal where the named level has no weights of few bits and the program does."""
-    from edgewright.pipeline.passes.stored_integers import BLOCKS
+    from edgewright.pipeline.passes.stored_integers import BLOCKS, narrow_layers
 
-    if level is None or FEW_BITS in level.schemes:
+    if level is None:
         return []
-    node = next((node for node in program.graph.nodes if str(node.target) == BLOCKS), None)
-    if node is None:
-        return []
-    first = next(level for level in levels if FEW_BITS in level.schemes)
-    needed = ", ".join(f"{name} {version}" for name, version in first.minimum.items())
+    blocks = [node for node in program.graph.nodes if str(node.target) == BLOCKS]
+    found = (
+        (FEW_BITS, blocks, "weights of fewer than 8 bits, or in groups,"),
+        (NARROW, narrow_layers(program), "weights of 4 bits in integer layers"),
+    )
     way_out = "name a newer runtime as the oldest, or quantize weights to 8 bits"
-    return [
-        Refusal(
-            target, node.name, "dequantize", f"weights of fewer than 8 bits, or in groups, came with {needed}", way_out
-        )
-    ]
+    refusals = []
+    for scheme, nodes, what in found:
+        if nodes and scheme not in level.schemes:
+            first = next(level for level in levels if scheme in level.schemes)
+            needed = ", ".join(f"{name} {version}" for name, version in first.minimum.items())
+            refusals.append(Refusal(target, nodes[0].name, "dequantize", f"{what} came with {needed}", way_out))
+    return refusals

@@ -24,7 +24,7 @@ class AbsorbActivations:
     """
 
     name: ClassVar[str] = "absorb-activations"
-    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static",)
+    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static", "train-quantized")
 
     def run(self, program: Program, context: Context) -> PassReport:
         rewrites = 0

@@ -35,7 +35,11 @@ from torchao.quantization.pt2e.quantizer import (
 
 from edgewright.calibration.observers import PERCENT
 from edgewright.pipeline.passes.graph import aten, is_floating, value_of
-from edgewright.pipeline.passes.observe_values import PerChannelObserver, PerTensorObserver
+from edgewright.pipeline.passes.observe_values import (
+    PerChannelObserver,
+    PerTensorObserver,
+    SearchingPerChannelObserver,
+)
 
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default})
 TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})
@@ -109,15 +113,16 @@ def _activation(settings: ObserverSettings, *, symmetric: bool) -> QuantizationS
     )
 
 
-def _weight(axis: int) -> QuantizationSpec:
+def _weight(axis: int, bits: int) -> QuantizationSpec:
+    highest = 2 ** (bits - 1) - 1
     return QuantizationSpec(
         dtype=torch.int8,
-        quant_min=-127,
-        quant_max=127,
+        quant_min=-highest,
+        quant_max=highest,
         qscheme=torch.per_channel_symmetric,
         ch_axis=axis,
         is_dynamic=False,
-        observer_or_fake_quant_ctr=PerChannelObserver,
+        observer_or_fake_quant_ctr=PerChannelObserver if bits == 8 else SearchingPerChannelObserver,
     )
 
 
@@ -147,11 +152,13 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
     Args:
         wanted: which nodes may be quantized; by default all.
         observer: how activations get their range.
+        weight_bits: of layers and constant factors; embedding tables have 8.
         skipped: filled with (node, reason) for layers that were left in float.
     """
 
     wanted: Callable[[Node], bool] = lambda node: True
     observer: ObserverSettings = ObserverSettings()
+    weight_bits: int = 8
     skipped: list[tuple[str, str]] = field(default_factory=list)
     annotated: int = 0
 
@@ -205,7 +212,7 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
             self.skipped.append((node.name, "its weight is computed, not constant"))
             return
         chain = node.target in CONVOLUTIONS or data in self._chain
-        self._tail(node, {data: self._activation(data), weight: _weight(0)}, chain=chain)
+        self._tail(node, {data: self._activation(data), weight: _weight(0, self.weight_bits)}, chain=chain)
 
     def _product(self, node: Node) -> None:
         left, right = node.args[0], node.args[1]
@@ -216,7 +223,7 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
         specs: dict[Node, QuantizationSpecBase] = {}
         for side in (left, right):
             if side.op == "get_attr" and side is right and value_of(side).dim() == 2:
-                specs[side] = _weight(1)
+                specs[side] = _weight(1, self.weight_bits)
             else:
                 specs[side] = PROBABILITY if side.target in SOFTMAX else self._activation(side)
         for side in (left, right):

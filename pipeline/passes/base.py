@@ -14,6 +14,7 @@ from edgewright.calibration.cautions import Caution
 from edgewright.calibration.collect import ChannelMaxima
 from edgewright.calibration.influence import RowInfluence
 from edgewright.pipeline.program import Program
+from edgewright.pipeline.training import Training
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Context:
         statistics: a file that keeps what calibration found; made when missing, reused when it fits.
         declared: by input, the range that its preprocessing gives.
         metric: the user's, of a program; higher is better.
+        training: what passes that train work with.
+        progress: hears what a long pass is at.
     """
 
     batches: Sequence[Mapping[str, Tensor]] = field(default_factory=tuple)
@@ -66,6 +69,8 @@ class Context:
     statistics: Path | None = None
     declared: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     metric: Callable[[Program], float] | None = None
+    training: Training = field(default_factory=Training)
+    progress: Callable[[str], None] = lambda message: None
 
     @cached_property
     def maxima(self) -> ChannelMaxima:

@@ -24,7 +24,7 @@ class LookUpIntegers:
     """
 
     name: ClassVar[str] = "look-up-integers"
-    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static",)
+    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static", "train-quantized")
 
     def run(self, program: Program, context: Context) -> PassReport:
         rewrites, skips = 0, []

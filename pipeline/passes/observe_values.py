@@ -18,6 +18,7 @@ from edgewright.calibration.ranges import Levels
 from edgewright.calibration.statistics import State, StatisticsFile, ValueStatistics
 from edgewright.errors import CalibrationError
 from edgewright.pipeline.passes.graph import aten, module_path, value_of
+from edgewright.pipeline.rounding.grid import Grid
 
 EPSILON = 2**-20  # the least scale: an all-zero channel and a constant zero have a valid one, too
 SECOND = frozenset({aten.conv1d.default, aten.conv2d.default})  # operations whose channels are the second axis
@@ -108,6 +109,25 @@ class PerTensorObserver(UniformQuantizationObserverBase):  # type: ignore[misc] 
 
 class PerChannelObserver(PerTensorObserver):
     """One range for each index of `ch_axis`, which PT2E hands to classes with "PerChannel" in their name alone."""
+
+
+class SearchingPerChannelObserver(PerChannelObserver):
+    """For the few integers that a weight of less than 8 bits has: a scale of least squared error for each channel."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        super().forward(values)
+        if not self.constant:
+            self._encoding = None
+            self.weight = values
+        return values
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        if self._encoding is None:
+            rows = self.weight.movedim(self.ch_axis, 0).flatten(1)
+            grid = Grid((self.quant_max - self.quant_min).bit_length(), search=True, narrow=True)
+            scale = grid.scales(rows)[:, 0].clamp_min(EPSILON)
+            self._encoding = (scale, torch.zeros(len(scale), dtype=torch.int64))
+        return self._encoding
 
 
 def watch_values(prepared: GraphModule) -> tuple[PerTensorObserver, ...]:

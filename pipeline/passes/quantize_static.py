@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from edgewright.calibration.batches import require_batches
-from edgewright.calibration.cautions import input_cautions
+from edgewright.calibration.cautions import Caution, input_cautions
 from edgewright.calibration.observers import PERCENT, check_observer
 from edgewright.calibration.statistics import StatisticsFile
+from edgewright.errors import RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.correct_biases import correct_biases
 from edgewright.pipeline.passes.graph import add_constant, replace
@@ -19,22 +21,27 @@ from edgewright.pipeline.passes.module_patterns import ModulePatterns
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 
+if TYPE_CHECKING:
+    from edgewright.pipeline.passes.observe_values import PerTensorObserver
+
 
 @dataclass(frozen=True)
 class QuantizeStatic:
     """Given: conv(x, w). Result: dequantize(quantize(conv(dequantize(quantize(x)), dequantize(w_int8)))).
 
-    Weights: symmetric, one scale an output channel, stored as int8. Activations: affine, one scale a tensor, from
-    calibration. What is quantized and what shares an encoding: `annotate_int8.py`.
+    Weights: symmetric, one scale an output channel, stored as int8; of fewer than 8 bits with the scale of least
+    squared error. Activations: affine, one scale a tensor, from calibration. What is quantized and what shares an
+    encoding: `annotate_int8.py`.
 
     Args:
         modules: patterns over module paths ("vision.*", or several: "vision.*|head"); other layers stay as they are.
         observer: how an activation gets its range: "minmax", "moving-average", "percentile", "mse" or "entropy".
         percentile: of the observer of that name, in percent.
         correct_biases: afterwards, give each channel of a layer's output the mean back that rounding took from it.
+        weight_bits: of the layers' weights, 2 to 8; embedding tables keep 8.
     Raises:
         CalibrationError: no calibration batches, a value with NaN or infinity, or saved statistics that do not fit.
-        RecipeError: the pattern matches no module, or there is no such observer.
+        RecipeError: the pattern matches no module, or there is no such observer or number of bits.
     Source: Jacob 2018, arXiv:1712.05877; Nagel 2021, arXiv:2106.08295.
     """
 
@@ -52,38 +59,75 @@ class QuantizeStatic:
     observer: str = "minmax"
     percentile: float = PERCENT
     correct_biases: bool = False
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
-        check_observer(self.observer, self.percentile)
+        check_static(self)
 
     def run(self, program: Program, context: Context) -> PassReport:
-        require_batches(context.batches, "static quantization")
-        patterns = ModulePatterns.of(self.modules, program)
-        saved = None
-        if context.statistics is not None:
-            saved = StatisticsFile.of(context.statistics, program.digest(), context.batches)
         before = program.clone() if self.correct_biases else None  # PT2E edits the module in place
-        _separate_shared_weights(program)
-        names = _weight_names(program)
-        with quiet():
-            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
-            from edgewright.pipeline.passes.annotate_int8 import Int8Annotator, ObserverSettings
-            from edgewright.pipeline.passes.observe_values import calibrate
-
-            settings = ObserverSettings(self.observer, self.percentile, keep_all=saved is not None)
-            annotator = Int8Annotator(wanted=patterns.match, observer=settings)
-            prepared = prepare_pt2e(program.module, annotator)
-            batches = [[batch[spec.name] for spec in program.inputs] for batch in context.batches]
-            observers = calibrate(prepared, batches, saved)
-            cautions = [caution for observer in observers for caution in observer.cautions()]
-            converted = convert_pt2e(prepared, fold_quantize=True)
-        program.module = converted
-        _name_weights(program, names)
+        report = quantize_activations(program, context, self)
         if before is not None:
             correct_biases(before, program, context)
-        skips = tuple(Skip(*skip) for skip in annotator.skipped)
-        return PassReport(annotator.annotated, skips, (*input_cautions(context.batches, context.declared), *cautions))
+        return report
+
+
+class StaticSettings(Protocol):
+    """What decides about the encodings, in every pass that quantizes activations."""
+
+    @property
+    def modules(self) -> str: ...
+    @property
+    def observer(self) -> str: ...
+    @property
+    def percentile(self) -> float: ...
+    @property
+    def weight_bits(self) -> int: ...
+
+
+Adjust = Callable[[GraphModule, Sequence["PerTensorObserver"]], tuple[Caution, ...]]
+
+
+def check_static(settings: StaticSettings) -> None:
+    check_observer(settings.observer, settings.percentile)
+    if not 2 <= settings.weight_bits <= 8:
+        raise RecipeError("weights have no such number of bits", got=settings.weight_bits, expected="2 to 8")
+
+
+def quantize_activations(
+    program: Program, context: Context, settings: StaticSettings, adjust: Adjust | None = None
+) -> PassReport:
+    """Calibrate and convert: what all static quantization shares.
+
+    Args:
+        adjust: gets the prepared graph with its calibrated observers, and may change weights and observers.
+    """
+    require_batches(context.batches, "static quantization")
+    patterns = ModulePatterns.of(settings.modules, program)
+    saved = None
+    if context.statistics is not None:
+        saved = StatisticsFile.of(context.statistics, program.digest(), context.batches)
+    _separate_shared_weights(program)
+    names = _weight_names(program)
+    with quiet():
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+        from edgewright.pipeline.passes.annotate_int8 import Int8Annotator, ObserverSettings
+        from edgewright.pipeline.passes.observe_values import calibrate
+
+        observer = ObserverSettings(settings.observer, settings.percentile, keep_all=saved is not None)
+        annotator = Int8Annotator(wanted=patterns.match, observer=observer, weight_bits=settings.weight_bits)
+        prepared = prepare_pt2e(program.module, annotator)
+        batches = [[batch[spec.name] for spec in program.inputs] for batch in context.batches]
+        observers = calibrate(prepared, batches, saved)
+        cautions = [caution for observer in observers for caution in observer.cautions()]
+    if adjust:  # in the open: it takes its time and may call the user's code
+        cautions += adjust(prepared, observers)
+    with quiet():
+        program.module = convert_pt2e(prepared, fold_quantize=True)
+    _name_weights(program, names)
+    skips = tuple(Skip(*skip) for skip in annotator.skipped)
+    return PassReport(annotator.annotated, skips, (*input_cautions(context.batches, context.declared), *cautions))
 
 
 def _separate_shared_weights(program: Program) -> None:

@@ -29,7 +29,7 @@ class RoundBiases:
     """
 
     name: ClassVar[str] = "round-biases"
-    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static",)
+    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static", "train-quantized")
 
     def run(self, program: Program, context: Context) -> PassReport:
         rewrites = 0

@@ -26,7 +26,7 @@ class ShiftActivations:
     """
 
     name: ClassVar[str] = "shift-activations"
-    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static",)
+    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static", "train-quantized")
 
     def run(self, program: Program, context: Context) -> PassReport:
         rewrites = 0

@@ -93,6 +93,12 @@ def looked_up_and_multiplied(program: Program) -> list[StoredIntegers]:
     return found
 
 
+def narrow_layers(program: Program) -> list[Node]:
+    """What restores the weights of integer layers where these have 4 bits or less: only there a channel has a scale."""
+    dequantized = [node for node in program.graph.nodes if str(node.target) == PER_CHANNEL]
+    return [node for node in dequantized if (node.args[5] - node.args[4]).bit_length() <= 4]
+
+
 def has_few_bits(program: Program) -> bool:
     """Whether a weight is stored with fewer than 8 bits, or in groups."""
     return any(str(node.target) == BLOCKS for node in program.graph.nodes if node.op == "call_function")

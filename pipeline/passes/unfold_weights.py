@@ -29,7 +29,7 @@ class UnfoldWeights:
     """
 
     name: ClassVar[str] = "unfold-weights"
-    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static",)
+    runs_after: ClassVar[tuple[str, ...]] = ("quantize-static", "train-quantized")
 
     def run(self, program: Program, context: Context) -> PassReport:
         rewrites = 0

@@ -20,11 +20,13 @@ class Grid:
         bits: 2 to 8.
         group: columns that share a scale; 0: all of a row. It has to divide the columns.
         search: take the scale with the least squared error among some below max|w| / m, not that one itself.
+        narrow: leave the least integer out, as 8 bits do: what multiplies integers has symmetric ones.
     """
 
     bits: int
     group: int = 0
     search: bool = False
+    narrow: bool = False
 
     @property
     def highest(self) -> int:
@@ -33,7 +35,7 @@ class Grid:
     @property
     def lowest(self) -> int:
         """8 bits leave -128 out, as activations' partners in integer products; fewer bits cannot afford that."""
-        return -self.highest - (self.bits < 8)
+        return -self.highest - (self.bits < 8 and not self.narrow)
 
     def width(self, columns: int) -> int:
         return self.group or columns

@@ -26,12 +26,14 @@ _HOMES = {
     "Artifact": "edgewright.targets.base",
     "Dim": "edgewright.pipeline.shapes",
     "Program": "edgewright.pipeline.program",
+    "Training": "edgewright.pipeline.training",
 }
 _RENAMED = {"open": "open_artifact"}
 __all__ = [
     "Artifact",
     "Dim",
     "Program",
+    "Training",
     "__version__",
     "capture",
     "compress",
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from edgewright.pipeline.lowering import open_artifact as open
     from edgewright.pipeline.program import Program
     from edgewright.pipeline.shapes import Dim
+    from edgewright.pipeline.training import Training
     from edgewright.pipeline.validate import validate
     from edgewright.pipeline.verify import verify
     from edgewright.targets.base import Artifact

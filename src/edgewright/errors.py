@@ -64,6 +64,10 @@ class RecipeError(EdgewrightError):
     """A compression recipe with unknown passes or settings, or in an impossible order."""
 
 
+class TrainingError(EdgewrightError):
+    """Training that cannot start or go on: its data, its loss, its device or its checkpoint."""
+
+
 class PassError(EdgewrightError):
     """A pass that failed or broke its own report."""
 

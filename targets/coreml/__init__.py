@@ -18,7 +18,7 @@ TABLES = frozenset({"p1", "p2", "p4", "p6", "p8"})
 LEVELS = (
     Level({"iOS": "16", "macOS": "13"}, {"spec": 7}, FIRST | TABLES),
     Level({"iOS": "17", "macOS": "14"}, {"spec": 8}, FIRST | TABLES | {"w8a8"}),
-    Level({"iOS": "18", "macOS": "15"}, {"spec": 9}, FIRST | TABLES | {"w8a8", "p3"} | BLOCKS),
+    Level({"iOS": "18", "macOS": "15"}, {"spec": 9}, FIRST | TABLES | {"w8a8", "w4a8", "p3"} | BLOCKS),
 )
 DEFAULT = LEVELS[1]
 CAPABILITIES = Capabilities(
@@ -49,6 +49,7 @@ class CoremlTarget:
         import_coremltools()
 
     def legalize(self) -> tuple[Pass, ...]:
+        from edgewright.pipeline.passes.block_weights import BlockWeights
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
         from edgewright.pipeline.passes.fill_branches import FillBranches
         from edgewright.pipeline.passes.fold_constants import FoldConstants
@@ -68,6 +69,7 @@ class CoremlTarget:
             SpellOutGelu(),
             SpellOutDefaults(),
             SeparateOutputs(),
+            BlockWeights(),
         )
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:

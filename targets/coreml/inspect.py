@@ -25,7 +25,7 @@ from edgewright.targets.coreml.network import NETWORKS, inspect_network
 from edgewright.targets.findings import Reader, TensorFact
 
 PRODUCTS = {"conv", "conv_transpose", "linear", "matmul"}
-RESTORED = ("dequantize", "constexpr_affine_dequantize", "constexpr_blockwise_shift_scale")
+STORED_WEIGHTS = ("constexpr_affine_dequantize", "constexpr_blockwise_shift_scale")
 ATTENTION = "scaled_dot_product_attention"
 PACKED = {f"{sign}int{bits}": bits for sign in ("", "u") for bits in (1, 2, 3, 4, 6)}
 
@@ -218,7 +218,7 @@ def _compute(operation: Any) -> str:
     if operation.op_type not in PRODUCTS:
         return _dtype(operation.outputs[0])
     data, weight = _operands(operation)
-    if not (_from(data, ("dequantize",)) and _from(weight, RESTORED)):
+    if not (_from(data, ("dequantize",)) and _from(weight, ("dequantize", *STORED_WEIGHTS))):
         return _dtype(operation.outputs[0])
     readers = operation.outputs[0].child_ops
     if len(readers) == 1 and readers[0].op_type in ("relu", "relu6", "clip", "add"):

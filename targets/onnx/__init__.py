@@ -25,6 +25,7 @@ LEVELS = (  # ONNX Runtime 1.15 reads opset 19, too, but has no kernel for its D
     Level({"onnxruntime": "1.16"}, {"opset": 19, "ir": 9}, SCHEMES),
     Level({"onnxruntime": "1.17"}, {"opset": 20, "ir": 9}, SCHEMES),
     Level({"onnxruntime": "1.20"}, {"opset": 21, "ir": 10}, SCHEMES | BLOCKS),
+    Level({"onnxruntime": "1.23"}, {"opset": 21, "ir": 10}, SCHEMES | BLOCKS | {"w4a8"}),  # casts 4-bit integers
 )
 DEFAULT = LEVELS[2]
 CAPABILITIES = Capabilities(
@@ -104,11 +105,15 @@ class OnnxTarget:
 
     def inspect(self, artifact: Artifact) -> Inspection:
         from edgewright.targets.levels import with_minimum
+        from edgewright.targets.onnx.blocks import casts_narrow_weights
         from edgewright.targets.onnx.fix_sizes import at_largest
         from edgewright.targets.onnx.inspect import inspect_onnx
 
         with at_largest(artifact.main) as main:
-            return with_minimum(inspect_onnx(main), LEVELS, "opset", "opset")
+            found = inspect_onnx(main)
+        narrow = casts_narrow_weights(artifact.main)
+        able = tuple(level for level in LEVELS if "w4a8" in level.schemes) if narrow else LEVELS
+        return with_minimum(found, able, "opset", "opset")
 
     def open(self, artifact: Artifact, threads: int = 1) -> Session:
         from edgewright.pipeline.shapes import SHAPES

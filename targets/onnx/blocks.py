@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from edgewright.pipeline.passes.stored_integers import has_few_bits
+import numpy as np
+
+from edgewright.pipeline.passes.stored_integers import has_few_bits, narrow_layers
 from edgewright.pipeline.program import Program
 
 OPSET = 21  # the first with 4-bit integers and blocks
@@ -15,7 +18,7 @@ RESTORING = ("DequantizeLinear", "Cast")
 
 def opset_for(program: Program, opset: int) -> int:
     """The opset that a program's file needs, `opset` at least."""
-    return max(opset, OPSET) if has_few_bits(program) else opset
+    return max(opset, OPSET) if has_few_bits(program) or narrow_layers(program) else opset
 
 
 def translations(program: Program) -> dict[Any, Callable[..., Any]]:
@@ -37,13 +40,54 @@ def translations(program: Program) -> dict[Any, Callable[..., Any]]:
     return {torch.ops.torchao.dequantize_affine.default: dequantize}
 
 
+def packed_halves(integers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Two integers of -8..7 a byte, the first in the low half: uint8, flat."""
+    halves = np.zeros(integers.size + integers.size % 2, np.uint8)
+    halves[: integers.size] = integers.reshape(-1).astype(np.uint8) & 15
+    return halves[0::2] | (halves[1::2] << 4)
+
+
+def narrow_weights(model: Any) -> None:
+    """Store the 4-bit weights of integer layers at 4 bits.
+
+    Given: DequantizeLinear(q, s, z) with a constant q, int8 of -8..7. Result: DequantizeLinear(Cast(q, int8), s, z), q
+    int4: ONNX Runtime casts once, when it opens the file, and fuses the layer to its 8-bit kernel. Without the cast it
+    restores the weight in float, and the layer is computed so.
+    """
+    from onnx import helper, numpy_helper
+
+    constants = {value.name: value for value in model.graph.initializer}
+    casts: dict[str, Any] = {}
+    for node in model.graph.node:
+        name = node.input[0] if node.op_type == "DequantizeLinear" else ""
+        if name in constants and name not in casts and constants[name].data_type == INT8:
+            values = numpy_helper.to_array(constants[name])
+            if values.size and values.min() >= -8 and values.max() <= 7:
+                constants[name].raw_data, constants[name].data_type = packed_halves(values).tobytes(), INT4
+                casts[name] = helper.make_node("Cast", [name], [f"{name}.int8"], name=f"{name}.cast", to=INT8)
+        if name in casts:
+            node.input[0] = f"{name}.int8"
+    nodes = [*casts.values(), *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.value_info[:]  # of values whose dtype changed
+
+
+def casts_narrow_weights(path: Path) -> bool:
+    """Whether a file has weights as `narrow_weights` leaves them."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    narrow = {value.name for value in graph.initializer if value.data_type == INT4}
+    return any(node.op_type == "Cast" and node.input[0] in narrow for node in graph.node)
+
+
 def pack_blocks(model: Any) -> None:
     """Store the integers at their packed size, and transposed where a product reads them so.
 
     Given: Transpose(DequantizeLinear(q, s)). Result: DequantizeLinear(q^T, s^T): what ONNX Runtime fuses with a MatMul
     to MatMulNBits, and otherwise computes anew in each run.
     """
-    import numpy as np
     from onnx import numpy_helper
 
     graph = model.graph
@@ -74,9 +118,7 @@ def pack_blocks(model: Any) -> None:
                 graph.node.remove(user)
         values = numpy_helper.to_array(stored)
         if values.size and values.min() >= -8 and values.max() <= 7:
-            halves = np.zeros(values.size + values.size % 2, np.uint8)
-            halves[: values.size] = values.reshape(-1).astype(np.uint8) & 15
-            stored.raw_data, stored.data_type = (halves[0::2] | (halves[1::2] << 4)).tobytes(), INT4
+            stored.raw_data, stored.data_type = packed_halves(values).tobytes(), INT4
     del graph.value_info[:]  # of values whose dtype or shape changed: inferred anew by whoever needs them
 
 

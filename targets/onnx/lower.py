@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from edgewright.pipeline.passes.stored_integers import narrow_layers
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.shapes import SHAPES
-from edgewright.targets.onnx.blocks import pack_blocks, translations
+from edgewright.targets.onnx.blocks import narrow_weights, pack_blocks, translations
 from edgewright.targets.onnx.norms import part_norms
 from edgewright.targets.onnx.pooling import pool_means
 
@@ -40,6 +41,8 @@ def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bo
     if zero_points:
         pool_means(model)
         part_norms(model)
+        if narrow_layers(program):
+            narrow_weights(model)
     else:
         _drop_zero_points(model)
     if known:

@@ -7,13 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgewright.pipeline.passes.stored_integers import stored_weights
+from edgewright.pipeline.passes.stored_integers import narrow_layers, stored_weights
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.onnx.blocks import opset_for
 from edgewright.targets.onnx.lower import write_onnx
 from edgewright.targets.openvino.compact import compact_xml
 from edgewright.targets.openvino.halves import hide_halves, restore_halves
+from edgewright.targets.openvino.narrow import narrow_weights
 
 FLOAT_ACTIVATIONS = ("runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE")  # read by the runtime; "0": none
 
@@ -41,6 +42,8 @@ def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None
             port.get_tensor().set_names({spec.name})  # one behind a DequantizeLinear may have lost its name
         if whole_masks:
             _widen_masks(model)
+        if narrow_layers(program):
+            narrow_weights(model)
         _keep_order(model)
         _name_stably(model)
         if program.dims:

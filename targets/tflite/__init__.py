@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FILE = "model.tflite"
 FLATBUFFER_LIMIT = 2**31
-SCHEMES = frozenset({"fp32", "fp16", "w8a8", "w8", "w4", "w4g32", "w4g64", "w4g128"})
+SCHEMES = frozenset({"fp32", "fp16", "w8a8", "w4a8", "w8", "w4", "w4g32", "w4g64", "w4g128"})
 RUN = Path(__file__).with_name("run.py")
 ROUNDING = frozenset({"w8a8-dynamic"})  # rows, before weights with a scale a channel: not in the oldest release
 LEVELS = tuple(

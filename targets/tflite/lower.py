@@ -12,12 +12,13 @@ from edgewright.pipeline.passes.graph import add_constant
 from edgewright.pipeline.passes.graph import replace as replace_node
 from edgewright.pipeline.passes.keep_weights import KeepWeights
 from edgewright.pipeline.passes.rounded_rows import rounded_rows
-from edgewright.pipeline.passes.stored_integers import StoredIntegers, stored_weights
+from edgewright.pipeline.passes.stored_integers import StoredIntegers, narrow_layers, stored_weights
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.shapes import SHAPES, OpenShapes
 from edgewright.targets.tflite.boundary import restore_boundary
 from edgewright.targets.tflite.halve import halve_constants
+from edgewright.targets.tflite.narrow import narrow_weights
 from edgewright.targets.tflite.pack import pack_weights
 
 
@@ -55,6 +56,8 @@ def write_tflite(
     content = restore_boundary(content, program.inputs, program.outputs, integer=integer_boundary, notes=notes)
     if stored:
         content = pack_weights(content, stored.values())
+    if any(map(narrow_layers, programs.values())):
+        content = narrow_weights(content)
     path.write_bytes(halve_constants(content) if "float16" in program.weight_bytes() else content)
 
 

@@ -96,7 +96,7 @@ def _pack(
             if found is None:
                 continue
             packed[tensor.buffer] = len(model.buffers), found
-            model.buffers.append(_buffer(schema, _bytes(found.integers, found.stored.bits)))
+            model.buffers.append(_buffer(schema, packed_integers(found.integers, found.stored.bits)))
         place, found = packed[tensor.buffer]
         direct = (found.stored.bits < 8 or found.stored.meets_rounded_rows) and _reads_directly(
             schema, model, graph, index
@@ -201,7 +201,7 @@ def _buffer(schema: Any, data: bytes) -> Any:
     return buffer
 
 
-def _bytes(integers: np.ndarray[Any, Any], bits: int) -> bytes:
+def packed_integers(integers: np.ndarray[Any, Any], bits: int) -> bytes:
     """int8 as it is; 4 bits two in a byte, the first in the low half."""
     if bits == 8:
         return integers.astype(np.int8).tobytes()

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch.fx import GraphModule
 
-from edgewright.calibration import statistics
+from edgewright.calibration import keyed_file
 from edgewright.calibration.observers import OBSERVERS
 from edgewright.calibration.statistics import StatisticsFile, ValueStatistics
 from edgewright.errors import CalibrationError
@@ -129,7 +129,7 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path: Path, monkeypatch: p
     def full(source: object, place: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(statistics.os, "replace", full)
+    monkeypatch.setattr(keyed_file.os, "replace", full)
     with pytest.raises(CalibrationError, match="cannot be saved"):
         file.write({"y": found.state()})
     assert file.path.read_bytes() == before

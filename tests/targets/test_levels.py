@@ -38,7 +38,7 @@ def masked() -> Program:
         ("onnx", None, {"onnxruntime": "1.17"}),
         ("onnx", "onnxruntime==1.15.1", {"onnxruntime": "1.15"}),
         ("onnx", "onnxruntime==1.19", {"onnxruntime": "1.17"}),
-        ("onnx", "onnxruntime==1.30", {"onnxruntime": "1.20"}),
+        ("onnx", "onnxruntime==1.30", {"onnxruntime": "1.23"}),
         ("coreml", "iOS==16.4", {"iOS": "16", "macOS": "13"}),
         ("coreml", "macOS==15", {"iOS": "18", "macOS": "15"}),
         ("tflite", "tflite-runtime==2.14.0", {"tflite": "2.14"}),
