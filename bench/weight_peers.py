@@ -31,6 +31,7 @@ from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.quiet import quiet
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "weight-peers.md"
+SUBJECTS = ("minilm", "stdlib_lm")
 FILES = {"openvino": "model.xml", "coreml": "model.mlpackage"}
 W4 = {"pass": "quantize", "scheme": "w4g32"}
 OURS: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
@@ -189,7 +190,7 @@ def page(found: Mapping[str, tuple[Subject, list[Row]]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.weight_peers", description="weights of few bits and peers")
-    known = subjects()
+    known = {name: subject for name, subject in subjects().items() if name in SUBJECTS}
     parser.add_argument("--subjects", nargs="+", choices=sorted(known), default=sorted(known))
     parser.add_argument("--make", nargs=4, metavar=("SUBJECT", "TARGET", "MAKER", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
