@@ -72,6 +72,8 @@ def scheme_of(program: Program, layer: Node) -> str:
     weight, data = layer.args[place], layer.args[0]
     assert isinstance(weight, Node), "a tensor by schema"
     stored = stored_weight(program, weight)
+    restored = str(data.target) if place == 1 and isinstance(data, Node) else ""
+    activations = "a8-dynamic" if "dequantize_per_token" in restored else "a8" if "dequantize" in restored else ""
     if stored is None:
         if str(weight.target) == LOOK_UP:
             return f"p{(weight.all_input_nodes[1].meta['val'].shape[-2] - 1).bit_length()}"
@@ -79,12 +81,10 @@ def scheme_of(program: Program, layer: Node) -> str:
             dtype = program.tensor(weight.all_input_nodes[0]).dtype
             if dtype in (torch.float16, torch.bfloat16):
                 return "fp16" if dtype == torch.float16 else "bf16"
-            return f"w{8 * dtype.itemsize}"
+            return f"w{8 * dtype.itemsize}{activations}"
         return "fp32"
     width = stored.block[1 - axis] if len(stored.block) > 1 else 0
     group = f"g{width}" if 1 < width < stored.integers.shape[1 - axis] else ""
-    restored = str(data.target) if place == 1 and isinstance(data, Node) else ""
-    activations = "a8-dynamic" if "dequantize_per_token" in restored else "a8" if "dequantize" in restored else ""
     return f"w{stored.bits}{group}{activations}"
 
 

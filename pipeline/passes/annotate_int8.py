@@ -113,7 +113,9 @@ def _activation(settings: ObserverSettings, *, symmetric: bool) -> QuantizationS
     )
 
 
-def _weight(axis: int, bits: int) -> QuantizationSpec:
+def _weight(axis: int, bits: int, *, per_channel: bool) -> QuantizationSpec:
+    if not per_channel:
+        return TABLE
     highest = 2 ** (bits - 1) - 1
     return QuantizationSpec(
         dtype=torch.int8,
@@ -153,12 +155,16 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
         wanted: which nodes may be quantized; by default all.
         observer: how activations get their range.
         weight_bits: of layers and constant factors; embedding tables have 8.
+        per_channel: whether these have a scale an output channel, or one for all (in 8 bits).
+        symmetric: no activation has a zero point.
         skipped: filled with (node, reason) for layers that were left in float.
     """
 
     wanted: Callable[[Node], bool] = lambda node: True
     observer: ObserverSettings = ObserverSettings()
     weight_bits: int = 8
+    per_channel: bool = True
+    symmetric: bool = False
     skipped: list[tuple[str, str]] = field(default_factory=list)
     annotated: int = 0
 
@@ -204,7 +210,10 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
 
     def _activation(self, value: Node) -> QuantizationSpec:
         """The encoding of a value: with a zero point, unless a matrix product reads it."""
-        return _activation(self.observer, symmetric=value in self._symmetric)
+        return _activation(self.observer, symmetric=self.symmetric or value in self._symmetric)
+
+    def _weight(self, axis: int) -> QuantizationSpec:
+        return _weight(axis, self.weight_bits, per_channel=self.per_channel)
 
     def _layer(self, node: Node) -> None:
         data, weight = node.args[0], node.args[1]
@@ -212,7 +221,7 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
             self.skipped.append((node.name, "its weight is computed, not constant"))
             return
         chain = node.target in CONVOLUTIONS or data in self._chain
-        self._tail(node, {data: self._activation(data), weight: _weight(0, self.weight_bits)}, chain=chain)
+        self._tail(node, {data: self._activation(data), weight: self._weight(0)}, chain=chain)
 
     def _product(self, node: Node) -> None:
         left, right = node.args[0], node.args[1]
@@ -223,7 +232,7 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
         specs: dict[Node, QuantizationSpecBase] = {}
         for side in (left, right):
             if side.op == "get_attr" and side is right and value_of(side).dim() == 2:
-                specs[side] = _weight(1, self.weight_bits)
+                specs[side] = self._weight(1)
             else:
                 specs[side] = PROBABILITY if side.target in SOFTMAX else self._activation(side)
         for side in (left, right):

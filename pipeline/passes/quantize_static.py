@@ -39,6 +39,8 @@ class QuantizeStatic:
         percentile: of the observer of that name, in percent.
         correct_biases: afterwards, give each channel of a layer's output the mean back that rounding took from it.
         weight_bits: of the layers' weights, 2 to 8; embedding tables keep 8.
+        per_channel: weights have a scale an output channel; else one each, in 8 bits, as some accelerators want it.
+        symmetric: activations have no zero point.
     Raises:
         CalibrationError: no calibration batches, a value with NaN or infinity, or saved statistics that do not fit.
         RecipeError: the pattern matches no module, or there is no such observer or number of bits.
@@ -60,6 +62,8 @@ class QuantizeStatic:
     percentile: float = PERCENT
     correct_biases: bool = False
     weight_bits: int = 8
+    per_channel: bool = True
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         check_static(self)
@@ -83,6 +87,10 @@ class StaticSettings(Protocol):
     def percentile(self) -> float: ...
     @property
     def weight_bits(self) -> int: ...
+    @property
+    def per_channel(self) -> bool: ...
+    @property
+    def symmetric(self) -> bool: ...
 
 
 Adjust = Callable[[GraphModule, Sequence["PerTensorObserver"]], tuple[Caution, ...]]
@@ -92,6 +100,10 @@ def check_static(settings: StaticSettings) -> None:
     check_observer(settings.observer, settings.percentile)
     if not 2 <= settings.weight_bits <= 8:
         raise RecipeError("weights have no such number of bits", got=settings.weight_bits, expected="2 to 8")
+    if settings.weight_bits < 8 and not settings.per_channel:
+        raise RecipeError(
+            "weights of few bits need a scale a channel", got="per_channel = false", expected="true, or 8 bits"
+        )
 
 
 def quantize_activations(
@@ -116,7 +128,13 @@ def quantize_activations(
         from edgewright.pipeline.passes.observe_values import calibrate
 
         observer = ObserverSettings(settings.observer, settings.percentile, keep_all=saved is not None)
-        annotator = Int8Annotator(wanted=patterns.match, observer=observer, weight_bits=settings.weight_bits)
+        annotator = Int8Annotator(
+            wanted=patterns.match,
+            observer=observer,
+            weight_bits=settings.weight_bits,
+            per_channel=settings.per_channel,
+            symmetric=settings.symmetric,
+        )
         prepared = prepare_pt2e(program.module, annotator)
         batches = [[batch[spec.name] for spec in program.inputs] for batch in context.batches]
         observers = calibrate(prepared, batches, saved)

@@ -51,15 +51,17 @@ class RoundBiases:
 
 
 def _bias_scale(program: Program, node: Node) -> Tensor | None:
-    """s_x * s_w, float64, one an output channel; None where the layer is not an integer one."""
+    """s_x * s_w, float64, one an output channel or one for all; None where the layer is not an integer one."""
     data, weight = node.args[0], node.args[1]
     if not isinstance(data, Node) or not isinstance(weight, Node):
         return None
     if data.target is not quantized.dequantize_per_tensor.default:
         return None
+    step = float(data.args[1])  # type: ignore[arg-type]
+    if weight.target is quantized.dequantize_per_tensor.default:
+        return torch.tensor(float(weight.args[1]) * step, dtype=torch.float64)  # type: ignore[arg-type]
     if weight.target is not quantized.dequantize_per_channel.default:
         return None
     scales = weight.args[1]
     assert isinstance(scales, Node), "per-channel scales are a constant"
-    step = float(data.args[1])  # type: ignore[arg-type]
     return program.tensor(scales).double().mul(step)

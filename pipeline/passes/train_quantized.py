@@ -57,7 +57,7 @@ class TrainQuantized:
     give the same bytes on the same machine, whether or not the training was stopped in between.
 
     Args:
-        modules, observer, percentile, weight_bits: as of `quantize-static`.
+        modules, observer, percentile, weight_bits, per_channel, symmetric: as of `quantize-static`.
         trained: patterns over the modules that learn; the others are quantized alone.
         steps: updates of the weights.
         learning_rate: of the first step, relative to the size of what learns over 2^(weight_bits - 1) - 1, so that
@@ -78,6 +78,8 @@ class TrainQuantized:
     observer: str = "minmax"
     percentile: float = PERCENT
     weight_bits: int = 8
+    per_channel: bool = True
+    symmetric: bool = False
     trained: str = "*"
     steps: int = 300
     learning_rate: float = 0.02

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
+import edgewright as ew
 from edgewright.calibration.observers import OBSERVERS
 from edgewright.errors import CalibrationError, RecipeError
 from edgewright.pipeline.capture import capture
-from edgewright.pipeline.metrics import sqnr_by_output
+from edgewright.pipeline.metrics import sqnr_by_output, sqnr_db
 from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.decompose_attention import DecomposeAttention
 from edgewright.pipeline.passes.quantize_static import QuantizeStatic
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.program import Program
-from tests.small_models import CALIBRATION, SMALL, Batch, captured, folded, quantized
+from edgewright.targets import get_target
+from tests.small_models import CALIBRATION, SMALL, Batch, captured, folded, outputs, quantized
 
 aten, q = torch.ops.aten, torch.ops.quantized_decomposed
 QUANTIZE, DEQUANTIZE = q.quantize_per_tensor.default, q.dequantize_per_tensor.default
@@ -378,3 +381,53 @@ def test_a_constant_input_stays_finite() -> None:
 
 def test_no_getitem_of_a_batch_norm_is_left_over() -> None:
     assert not nodes(quantized("cnn"), operator.getitem)
+
+
+def test_weights_may_have_one_scale_each_and_activations_no_zero_point() -> None:
+    context = Context(batches=SMALL["cnn"].batches(8))
+    settings = QuantizeStatic(per_channel=False, symmetric=True)
+    program = run_passes(folded("cnn"), [settings], context).program
+    layers = [*nodes(program, aten.conv2d.default), *nodes(program, aten.linear.default)]
+    assert {str(layer.args[1].target) for layer in layers} == {"quantized_decomposed.dequantize_per_tensor.default"}
+    restored = nodes(program, DEQUANTIZE)
+    assert {node.args[2] for node in restored} == {0}
+
+
+@pytest.mark.parametrize("target", ["coreml", "onnx", "openvino", "tflite"])
+@pytest.mark.parametrize("settings", [{"per_channel": False}, {"symmetric": True}], ids=str)
+def test_the_other_forms_are_integers_on_every_target(target: str, settings: dict[str, bool], tmp_path: Path) -> None:
+    model = SMALL["cnn"]
+    recipe = [{"pass": "quantize", "scheme": "w8a8", **settings}]
+    program = ew.compress(captured("cnn"), recipe, batches=model.batches(CALIBRATION)).program
+    artifact = ew.lower(program, target=target, folder=tmp_path)
+    verdict = ew.validate(artifact, reference=program, original=captured("cnn"), batches=model.batches(8, seed=3))
+    assert verdict.passed
+    assert get_target(target).inspect(artifact).low_precision_share == 1.0
+
+
+def test_one_scale_for_all_channels_needs_the_layers_to_be_equalized() -> None:
+    """A depthwise convolution whose channels differ a hundredfold, and matter alike behind the next layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=16), nn.ReLU(), nn.Conv2d(16, 8, 1)
+    )
+    spread = torch.logspace(-1, 1, 16)
+    model[2].weight.data *= spread.reshape(-1, 1, 1, 1)
+    model[2].bias.data *= spread
+    model[4].weight.data /= spread.reshape(1, -1, 1, 1)
+    batches = [{"input": image} for image in torch.rand(32, 1, 3, 10, 10)]
+    program = ew.capture(model.eval(), batches[0])
+    step = {"pass": "quantize", "scheme": "w8a8", "per_channel": False}
+    found = [
+        sqnr_db(
+            outputs(program, batches).numpy(),
+            outputs(ew.compress(program, recipe, batches=batches).program, batches).numpy(),
+        )
+        for recipe in ([step], [{"pass": "equalize-layers"}, step])
+    ]
+    assert found[1] > found[0] + 5
+
+
+def test_few_bits_with_one_scale_for_all_are_refused() -> None:
+    with pytest.raises(RecipeError, match="weights of few bits need a scale a channel"):
+        ew.compress(captured("cnn"), [{"pass": "quantize", "scheme": "w4a8", "per_channel": False}])
