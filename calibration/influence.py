@@ -20,6 +20,10 @@ class _Differentiable(torch.fx.Interpreter):
         self.values: dict[Node, Tensor] = {}
         self._nodes = frozenset(nodes)
 
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = super().get_attr(target, args, kwargs)
+        return value.detach() if isinstance(value, Tensor) else value  # a parameter would get a gradient as well
+
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
         if n in self._nodes and isinstance(result, Tensor) and result.is_floating_point():

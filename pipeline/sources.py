@@ -113,7 +113,27 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
             where=path,
             do=_prefix_hint(missing, unexpected),
         )
-    model.load_state_dict(state, strict=True)
+    _fill(model, state)
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Let the model's tensors be those of the state where that changes nothing else, and copy the others.
+
+    Tensors of a .safetensors file are mapped, not read: a weight takes memory when it is used, and the system can drop
+    it again. Tied weights stay tied, and every tensor keeps its dtype.
+    """
+    wanted = model.state_dict()
+    owners: dict[int, int] = {}
+    for tensor in wanted.values():
+        owners[tensor.untyped_storage().data_ptr()] = owners.get(tensor.untyped_storage().data_ptr(), 0) + 1
+    taken = {
+        name: state[name]
+        for name, tensor in wanted.items()
+        if owners[tensor.untyped_storage().data_ptr()] == 1
+        and (state[name].dtype, state[name].device) == (tensor.dtype, tensor.device)
+    }
+    model.load_state_dict({name: tensor for name, tensor in state.items() if name not in taken}, strict=False)
+    model.load_state_dict(taken, strict=False, assign=True)
 
 
 def _prefix_hint(missing: list[str], unexpected: list[str]) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from edgewright.pipeline.rounding.grid import Grid
 
 RIDGE = 1e-3
-CHUNK = 1 << 25  # numbers in memory at once
+CHUNK = 1 << 21  # numbers in memory at once: what fits the processor's cache
 
 
 def refit_scales(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tensor, grid: Grid) -> Tensor:

@@ -76,6 +76,13 @@ def test_rows_that_no_output_reads_count_nothing(program: Program) -> None:
         assert bool(torch.cat(rows).any())
 
 
+def test_the_weights_get_no_gradients() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))  # parameters that ask for some
+    traced = ew.capture(model, {"input": torch.randn(1, 4)})
+    assert row_influence(traced, [{"input": torch.randn(1, 4)}], layers(traced), seed=0)
+    assert all(tensor.grad is None for tensor in traced.tensors().values())
+
+
 def test_influence_is_the_same_for_the_same_seed(program: Program) -> None:
     given = batches()
     one, two, other = (row_influence(program, given, layers(program), seed) for seed in (0, 0, 1))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,3 +213,48 @@ def test_data_dependent_control_flow_is_told_with_the_users_line(
     assert "if x.sum() > 0:  # the user's own line" in error
     assert "torch.where" in error
     assert "Traceback" not in error
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(6, 4), nn.Linear(4, 6, bias=False)
+        self.small = nn.Linear(4, 4).half()
+        self.head.weight = self.embed.weight
+
+
+def test_tied_weights_stay_tied_and_every_tensor_keeps_its_dtype(tmp_path: Path) -> None:
+    state = {name: torch.full_like(tensor, 2.0, dtype=torch.float32) for name, tensor in Tied().state_dict().items()}
+    save_file(state, str(tmp_path / "tied.safetensors"))
+    model = Tied()
+    load_checkpoint(model, tmp_path / "tied.safetensors")
+    assert model.head.weight is model.embed.weight
+    assert model.small.weight.dtype == torch.float16
+    assert all(bool((tensor == 2).all()) for tensor in model.state_dict().values())
+
+
+def test_weights_of_a_safetensors_file_take_private_memory_only_where_they_are_changed(tmp_path: Path) -> None:
+    """Mapped, so that a model larger than the memory can be gone through layer by layer."""
+    source = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from edgewright.pipeline.sources import load_checkpoint
+
+def private_mb():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
+
+model = nn.Sequential(*(nn.Linear(2048, 2048, bias=False, device="meta") for _ in range(4)))
+model = model.to_empty(device="cpu")
+before = private_mb()
+load_checkpoint(model, Path(sys.argv[1]))
+total = sum(float(layer.weight.detach().sum()) for layer in model)
+assert total == 4 * 2048 * 2048, total
+print(private_mb() - before)
+"""
+    save_file({f"{place}.weight": torch.ones(2048, 2048) for place in range(4)}, str(tmp_path / "large.safetensors"))
+    command = [sys.executable, "-c", source, str(tmp_path / "large.safetensors")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(ran.stdout) < 20, "of 64 MB"
