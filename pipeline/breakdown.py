@@ -24,8 +24,7 @@ class ModuleShare:
     Args:
         schemes: how many layers got each.
         bytes: of its constants, as stored; float32_bytes: of the same module in the original.
-        error_share: of the noise at the outputs, what goes when this module alone is in float. The shares of all
-            modules need not add up to 1: errors of one undo or enlarge those of another.
+        error_share: the noise at the outputs when this module alone is compressed, of the sum of all modules'.
     """
 
     module: str
@@ -51,8 +50,9 @@ def break_down(
     layers = {node: module_path(node) for node in compressed.graph.nodes if node.target in WEIGHTS}
     modules = _grouped(list(dict.fromkeys(layers.values())), most)
     exact = [original.run(sample) for sample in samples]
-    total = _noise(exact, compressed, samples)
     now, before = _bytes_by_module(compressed, modules), _bytes_by_module(original, modules)
+    alone = {module: _noise(exact, _alone(compressed, floats, module, modules), samples) for module in modules}
+    total = sum(alone.values()) or 1.0
     found = []
     for module in modules:
         schemes: dict[str, int] = {}
@@ -60,9 +60,7 @@ def break_down(
             if _is_below(layers[layer], module):
                 scheme = scheme_of(compressed, layer)
                 schemes[scheme] = schemes.get(scheme, 0) + 1
-        without = _noise(exact, _in_float(compressed, floats, module, modules), samples) if total else 0.0
-        share = max(0.0, 1 - without / total) if total else 0.0
-        found.append(ModuleShare(module, schemes, now.get(module, 0), before.get(module, 0), share))
+        found.append(ModuleShare(module, schemes, now.get(module, 0), before.get(module, 0), alone[module] / total))
     return tuple(found)
 
 
@@ -146,14 +144,14 @@ def _noise(exact: Sequence[Mapping[str, Tensor]], program: Program, samples: Seq
     return total
 
 
-def _in_float(compressed: Program, floats: Mapping[str, Tensor], module: str, modules: Sequence[str]) -> Program:
-    """The program with one module as it was before it was rounded."""
+def _alone(compressed: Program, floats: Mapping[str, Tensor], module: str, modules: Sequence[str]) -> Program:
+    """The program with one module as it is, and all others as they were before they were rounded."""
     work = compressed.clone()
     for node, value in list(_rounded_values(work)):
-        if _owner(_reader(node) or value, modules) == module:
+        if _owner(_reader(node) or value, modules) != module:
             node.replace_all_uses_with(value)
     for node in list(work.graph.nodes):
-        if node.target in WEIGHTS and node.name in floats and _is_below(module_path(node), module):
+        if node.target in WEIGHTS and node.name in floats and not _is_below(module_path(node), module):
             name = f"{node.name}_float"
             work.module.register_buffer(name, floats[node.name])
             with work.graph.inserting_before(node):

@@ -223,8 +223,11 @@ class ChoiceRecord(Record):
 
 
 class ModuleRecord(Record):
-    """What a module got: how many layers of each scheme, its bytes (before: in float32), and the share of the noise at
-    the outputs that goes when it alone is in float. `part` is the exported submodule, None for the whole model."""
+    """What a module got: how many layers of each scheme, and its bytes (before: in float32).
+
+    `error_share` is the noise at the outputs when it alone is compressed, of the sum of all modules'. `part` is the
+    exported submodule, None for the whole model.
+    """
 
     part: str | None
     module: str

@@ -23,7 +23,8 @@ class QuantizeProgressively:
     """Given: a float program. Result: as many of its modules in `scheme` as keep the limit; the others stay in float.
 
     All modules are quantized once, and each one's share of the error found. Then sets of modules are tried, always
-    the least sensitive ones, and the largest set within the limit stays: of n modules, about log2(n) sets are tried.
+    those with the least error for the bytes that they save, and the largest set within the limit stays: of n modules,
+    about log2(n) sets are tried.
 
     Args:
         scheme: of the modules, such as "w8a8".
@@ -51,7 +52,8 @@ class QuantizeProgressively:
         everything = self._quantized(program, context, self.modules)
         batches = context.batches[:SAMPLES]
         shares = break_down(program, everything.program, everything.floats, batches, MOST_MODULES)
-        order = [share for share in sorted(shares, key=lambda share: share.error_share) if share.error_share > 0]
+        quantized = [share for share in shares if set(share.schemes) != {"fp32"}]
+        order = sorted(quantized, key=lambda share: share.error_share / max(share.float32_bytes - share.bytes, 1))
         names = [share.module for share in order]
         tried: dict[int, Compressed] = {len(order) - 1: everything}
 

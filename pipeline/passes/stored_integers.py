@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -100,5 +101,11 @@ def narrow_layers(program: Program) -> list[Node]:
 
 
 def has_few_bits(program: Program) -> bool:
-    """Whether a weight is stored with fewer than 8 bits, or in groups."""
+    """Whether a weight is stored with fewer than 8 bits, or in groups; also one that `spell-out-weights` has written."""
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.to.dtype):
+        source = node.args[0]
+        if isinstance(source, Node) and source.op == "get_attr":
+            tensor = program.tensor(source)
+            if tensor.dtype == torch.int8 and int(tensor.min()) >= -8 and int(tensor.max()) <= 7:
+                return True
     return any(str(node.target) == BLOCKS for node in program.graph.nodes if node.op == "call_function")

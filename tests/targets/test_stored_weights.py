@@ -63,6 +63,16 @@ def test_the_file_stores_the_integers_and_computes_the_graph(
                     assert sqnr_db(value.numpy(), got[name]) > floor, name
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_convolutions_alone_are_stored_at_4_bits(target: str, tmp_path: Path) -> None:
+    skip_without(target)
+    recipe = [{"pass": "quantize", "scheme": "w4", "modules": "@convolution"}]
+    program = ew.compress(captured("cnn"), recipe).program
+    found = get_target(target).inspect(ew.lower(program, target, tmp_path)).bytes_by_dtype
+    assert found["int4"] >= program.weight_bytes()["int4"]
+    assert "int8" not in found
+
+
 @pytest.mark.parametrize(("target", "runtime"), [("onnx", "onnxruntime==1.17"), ("coreml", "iOS==17")])
 def test_an_older_runtime_is_refused_weights_of_few_bits(target: str, runtime: str, tmp_path: Path) -> None:
     skip_without(target)
