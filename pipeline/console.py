@@ -73,7 +73,7 @@ def print_result(console: Console, result: ReleaseResult, out: Path) -> None:
         console.print(f"[red]missed[/] {escape(name)}: {escape(text)}")
     if count := sum(len(record.warnings) for record in result.recipe):
         noun = "warning" if count == 1 else "warnings"
-        console.print(f"[yellow]{count} {noun}[/] of calibration: the report lists what to look at")
+        console.print(f"[yellow]{count} {noun}[/]: the report lists what to look at")
     console.print(f"report: {out / 'report.html'}", soft_wrap=True)
 
 

@@ -245,7 +245,7 @@ def test_statistics_and_warnings_of_calibration_are_kept(tmp_path: Path, capsys:
         'shape = ["batch", 16]\npreprocess = { layout = "NCHW", mean = [0.5], std = [0.05] }',
     )
     assert run_command("export", release.file, "--out", tmp_path / "out") == 0
-    assert "1 warning of calibration: the report lists what to look at" in capsys.readouterr().out
+    assert "1 warning: the report lists what to look at" in capsys.readouterr().out
     made = release.folder / "kept.safetensors"
     before = made.stat().st_mtime_ns
     (record,) = [entry for entry in result_of(tmp_path / "out")["recipe"] if entry["name"] == "quantize-static"]
