@@ -87,7 +87,8 @@ def _ours(subject: Subject, target: str, recipe: Sequence[Mapping[str, Any]], fo
     batches = [tensors(sample) for sample in subject.calibration()]
     program = ew.capture(subject.build(), batches[0])
     started = time.perf_counter()
-    ew.lower(ew.compress(program, recipe, batches=batches).program, target=target, folder=folder)
+    newest = {"coreml": "iOS==18"}.get(target)  # what coremltools needs for weights in blocks
+    ew.lower(ew.compress(program, recipe, batches=batches).program, target=target, folder=folder, minimum=newest)
     return time.perf_counter() - started
 
 
