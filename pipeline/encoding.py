@@ -18,6 +18,7 @@ GRAMMAR = re.compile(
 WEIGHT_ONLY = ("w8", "w4", "w4g32", "w4g64", "w4g128", "w2g32")
 DYNAMIC = "w8a8-dynamic"
 PALETTES = tuple(f"p{bits}" for bits in range(1, 9))
+NEAREST = {DYNAMIC: ("w8", "w8a8"), "w2g32": ("w4g32", "w8")}
 AVAILABLE = ("fp32", "fp16", "w8a8", DYNAMIC, *WEIGHT_ONLY, *PALETTES)
 
 
@@ -73,10 +74,10 @@ def nearest_scheme(name: str, known: Iterable[str]) -> str | None:
     """What comes nearest to a scheme that a target lacks; None where nothing does.
 
     To a palette: of its bits or the next more, palettes before integers. To `w8a8-dynamic`: the same weights with
-    activations in float, or with scales from calibration.
+    activations in float, or with scales from calibration. To `w2g32`: the same groups with more bits.
     """
-    if name == DYNAMIC:
-        return next((other for other in ("w8", "w8a8") if other in known), None)
+    if name in NEAREST:
+        return next((other for other in NEAREST[name] if other in known), None)
     wanted = GRAMMAR.fullmatch(name)
     if wanted is None or not wanted["palette"]:
         return None

@@ -10,7 +10,7 @@ from edgewright.targets.base import Inspection, Level, Refusal
 if TYPE_CHECKING:
     from edgewright.pipeline.program import Program
 
-FEW_BITS = "w4"  # a level that has this scheme has weights of few bits
+FEW_BITS, TWO_BITS = "w4", "w2g32"  # a level that has one of these schemes has such weights
 
 
 def with_minimum(found: Inspection, levels: tuple[Level, ...], part: str, key: str) -> Inspection:
@@ -27,19 +27,17 @@ def with_minimum(found: Inspection, levels: tuple[Level, ...], part: str, key: s
 def too_old_for_few_bits(
     program: Program, target: str, level: Level | None, levels: tuple[Level, ...]
 ) -> list[Refusal]:
-    """A refusal where the named level has no weights of few bits and the program does."""
-    from edgewright.pipeline.passes.stored_integers import BLOCKS
+    """A refusal where the named level has no weights of the few bits that the program has."""
+    from edgewright.pipeline.passes.stored_integers import has_few_bits, has_two_bits, stored_weights
 
-    if level is None or FEW_BITS in level.schemes:
+    if level is None or not has_few_bits(program):
         return []
-    node = next((node for node in program.graph.nodes if str(node.target) == BLOCKS), None)
-    if node is None:
+    two = has_two_bits(program) and TWO_BITS in levels[-1].schemes
+    scheme, what = (TWO_BITS, "of 2 bits") if two else (FEW_BITS, "of fewer than 8 bits, or in groups,")
+    if scheme in level.schemes:
         return []
-    first = next(level for level in levels if FEW_BITS in level.schemes)
+    first = next(level for level in levels if scheme in level.schemes)
     needed = ", ".join(f"{name} {version}" for name, version in first.minimum.items())
+    node = min(stored_weights(program), key=lambda stored: stored.bits).node
     way_out = "name a newer runtime as the oldest, or quantize weights to 8 bits"
-    return [
-        Refusal(
-            target, node.name, "dequantize", f"weights of fewer than 8 bits, or in groups, came with {needed}", way_out
-        )
-    ]
+    return [Refusal(target, node.name, "dequantize", f"weights {what} came with {needed}", way_out)]

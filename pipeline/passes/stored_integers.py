@@ -96,3 +96,8 @@ def looked_up_and_multiplied(program: Program) -> list[StoredIntegers]:
 def has_few_bits(program: Program) -> bool:
     """Whether a weight is stored with fewer than 8 bits, or in groups."""
     return any(str(node.target) == BLOCKS for node in program.graph.nodes if node.op == "call_function")
+
+
+def has_two_bits(program: Program) -> bool:
+    """Whether a weight is stored with 2 bits."""
+    return any(stored.bits == 2 for stored in stored_weights(program))

@@ -25,6 +25,7 @@ LEVELS = (  # ONNX Runtime 1.15 reads opset 19, too, but has no kernel for its D
     Level({"onnxruntime": "1.16"}, {"opset": 19, "ir": 9}, SCHEMES),
     Level({"onnxruntime": "1.17"}, {"opset": 20, "ir": 9}, SCHEMES),
     Level({"onnxruntime": "1.20"}, {"opset": 21, "ir": 10}, SCHEMES | BLOCKS),
+    Level({"onnxruntime": "1.24"}, {"opset": 25, "ir": 13}, SCHEMES | BLOCKS | {"w2g32"}),
 )
 DEFAULT = LEVELS[2]
 CAPABILITIES = Capabilities(

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgewright.pipeline.passes.stored_integers import has_few_bits
+from edgewright.pipeline.passes.stored_integers import has_few_bits, has_two_bits
 from edgewright.pipeline.program import Program
 
 OPSET = 21  # the first with 4-bit integers and blocks
-INT8, INT4 = 3, 22  # onnx.TensorProto's
+OPSET_OF_TWO_BITS = 25
+INT8, INT4, INT2 = 3, 22, 26  # onnx.TensorProto's
 RESTORING = ("DequantizeLinear", "Cast")
 
 
 def opset_for(program: Program, opset: int) -> int:
     """The opset that a program's file needs, `opset` at least."""
-    return max(opset, OPSET) if has_few_bits(program) else opset
+    if not has_few_bits(program):
+        return opset
+    return max(opset, OPSET_OF_TWO_BITS if has_two_bits(program) else OPSET)
 
 
 def translations(program: Program) -> dict[Any, Callable[..., Any]]:
@@ -37,13 +40,12 @@ def translations(program: Program) -> dict[Any, Callable[..., Any]]:
     return {torch.ops.torchao.dequantize_affine.default: dequantize}
 
 
-def pack_blocks(model: Any) -> None:
-    """Store the integers at their packed size, and transposed where a product reads them so.
+def pack_blocks(model: Any, opset: int) -> None:
+    """Store the integers at the packed size that the opset has, and transposed where a product reads them so.
 
     Given: Transpose(DequantizeLinear(q, s)). Result: DequantizeLinear(q^T, s^T): what ONNX Runtime fuses with a MatMul
     to MatMulNBits, and otherwise computes anew in each run.
     """
-    import numpy as np
     from onnx import numpy_helper
 
     graph = model.graph
@@ -73,11 +75,21 @@ def pack_blocks(model: Any) -> None:
                     reader.input[:] = [node.output[0] if name == user.output[0] else name for name in reader.input]
                 graph.node.remove(user)
         values = numpy_helper.to_array(stored)
-        if values.size and values.min() >= -8 and values.max() <= 7:
-            halves = np.zeros(values.size + values.size % 2, np.uint8)
-            halves[: values.size] = values.reshape(-1).astype(np.uint8) & 15
-            stored.raw_data, stored.data_type = (halves[0::2] | (halves[1::2] << 4)).tobytes(), INT4
+        for bits, kind, first in ((2, INT2, OPSET_OF_TWO_BITS), (4, INT4, OPSET)):
+            half = 2 ** (bits - 1)
+            if opset >= first and values.size and values.min() >= -half and values.max() < half:
+                stored.raw_data, stored.data_type = _packed(values, bits), kind
+                break
     del graph.value_info[:]  # of values whose dtype or shape changed: inferred anew by whoever needs them
+
+
+def _packed(values: Any, bits: int) -> bytes:
+    """Several integers in a byte, the first lowest."""
+    import numpy as np
+
+    parts = np.zeros((-(-values.size * bits // 8), 8 // bits), np.uint8)
+    parts.reshape(-1)[: values.size] = values.reshape(-1).astype(np.uint8) & (2**bits - 1)
+    return bytes(np.bitwise_or.reduce(parts << np.arange(0, 8, bits, dtype=np.uint8), axis=1))
 
 
 def _turn(graph: Any, node: Any, constants: dict[str, Any], readers: dict[str, list[Any]]) -> None:

@@ -19,7 +19,7 @@ def hide_halves(model: Any) -> list[tuple[Any, Any]]:
         if constant.get_type_name() != "Constant" or constant.get_element_type().to_string() != "f16":
             continue
         parameter = opset13.parameter(constant.get_output_shape(0), np.float32)
-        _redirect(node, parameter)
+        redirect(node, parameter)
         hidden.append((parameter, constant))
     model.add_parameters([parameter for parameter, _ in hidden])
     return hidden
@@ -29,10 +29,11 @@ def restore_halves(model: Any, hidden: list[tuple[Any, Any]]) -> None:
     from openvino import opset13
 
     for parameter, constant in hidden:
-        _redirect(parameter, opset13.convert(constant, np.float32))
+        redirect(parameter, opset13.convert(constant, np.float32))
         model.remove_parameter(parameter)
 
 
-def _redirect(node: Any, new: Any) -> None:
+def redirect(node: Any, new: Any) -> None:
+    """Let what reads a node's first output read another's."""
     for reader in node.output(0).get_target_inputs():
         reader.replace_source_output(new.output(0))
