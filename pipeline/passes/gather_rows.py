@@ -70,8 +70,8 @@ def _restored_rows(program: Program, node: Node, stored: StoredIntegers) -> Node
 
 def _several_in_a_byte(table: Tensor, bits: int) -> Tensor:
     """Two numbers of 4 bits, or four of 2, the first lowest and all but the last from 0 on: int8, (rows, fewer)."""
-    parts = table.unflatten(1, (-1, 8 // bits)).unbind(2)
-    packed = parts[-1]
-    for part in parts[-2::-1]:
-        packed = (packed << bits) + part + 2 ** (bits - 1)
+    count = 8 // bits
+    packed = table[:, count - 1 :: count]
+    for first in reversed(range(count - 1)):
+        packed = (packed << bits) + table[:, first::count] + 2 ** (bits - 1)
     return packed

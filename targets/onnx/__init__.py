@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 PROTOBUF_LIMIT = 2**31
-SCHEMES = frozenset({"fp32", "fp16", "w8a8", "w8a8-dynamic", "w8"})
+SCHEMES = frozenset({"fp32", "fp16", "bf16", "w8a8", "w8a8-dynamic", "w8"})
 BLOCKS = frozenset({"w4", "w4g32", "w4g64", "w4g128"})
 LEVELS = (  # ONNX Runtime 1.15 reads opset 19, too, but has no kernel for its DequantizeLinear
     Level({"onnxruntime": "1.15"}, {"opset": 18, "ir": 8}, SCHEMES),

@@ -14,7 +14,7 @@ from edgewright.targets.onnx.blocks import pack_blocks, translations
 from edgewright.targets.onnx.norms import part_norms
 from edgewright.targets.onnx.pooling import pool_means
 
-INT8, FLOAT16 = 3, 10  # onnx.TensorProto's
+INT8, FLOAT16, BFLOAT16 = 3, 10, 16  # onnx.TensorProto's
 EXPORTED = 21  # later opsets add dtypes to the operations of this one, and others that older runtimes lack
 
 
@@ -62,7 +62,7 @@ def _optimize(model: Any) -> None:
     from onnx_ir.passes.common import DeduplicateInitializersPass
 
     def folds(node: Any) -> bool | None:
-        stored = any(value is not None and value.dtype in (INT8, FLOAT16) for value in node.inputs)
+        stored = any(value is not None and value.dtype in (INT8, FLOAT16, BFLOAT16) for value in node.inputs)
         return False if node.op_type == "Cast" and stored else None
 
     onnxscript.optimizer.optimize_ir(model, should_fold=folds)

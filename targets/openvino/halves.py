@@ -1,4 +1,4 @@
-"""Keep float16 constants through OpenVINO's transformations, which would fold their conversions to float32."""
+"""Keep constants of 16 bits through OpenVINO's transformations, which would fold their conversions to float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def hide_halves(model: Any) -> list[tuple[Any, Any]]:
-    """Put a parameter where each float16 constant is converted: nothing folds it. For `restore_halves`."""
+    """Put a parameter where each constant of 16 bits is converted: nothing folds it. For `restore_halves`."""
     from openvino import opset13
 
     hidden = []
@@ -16,7 +16,7 @@ def hide_halves(model: Any) -> list[tuple[Any, Any]]:
         if node.get_type_name() != "Convert" or node.get_element_type().to_string() != "f32":
             continue
         constant = node.input_value(0).get_node()
-        if constant.get_type_name() != "Constant" or constant.get_element_type().to_string() != "f16":
+        if constant.get_type_name() != "Constant" or constant.get_element_type().to_string() not in ("f16", "bf16"):
             continue
         parameter = opset13.parameter(constant.get_output_shape(0), np.float32)
         redirect(node, parameter)

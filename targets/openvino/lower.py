@@ -33,8 +33,9 @@ def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None
         write_onnx(program, source, opset=min(opset_for(program, 20), READ), zero_points=False)
         # What convert_model does, without the processes that it starts to report the call to Intel.
         model = openvino.Core().read_model(str(source))
-        # Beside weights in integers, `compress_to_fp16` compresses nothing.
-        hidden = hide_halves(model) if stored_weights(program) else []
+        # Beside weights in integers, `compress_to_fp16` compresses nothing; and it makes bfloat16 float16.
+        kept = bool(stored_weights(program)) or "bfloat16" in program.weight_bytes()
+        hidden = hide_halves(model) if kept else []
         apply_moc_transformations(model, False)
         restore_halves(model, hidden)
         two_bits = has_two_bits(program)
