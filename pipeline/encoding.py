@@ -18,7 +18,7 @@ GRAMMAR = re.compile(
 WEIGHT_ONLY = ("w8", "w4", "w4g32", "w4g64", "w4g128", "w2g32")
 DYNAMIC = "w8a8-dynamic"
 PALETTES = tuple(f"p{bits}" for bits in range(1, 9))
-NEAREST = {DYNAMIC: ("w8", "w8a8"), "w2g32": ("w4g32", "w8"), "bf16": ("fp16", "fp32")}
+NEAREST = {DYNAMIC: ("w8", "w8a8"), "w2g32": ("w4g32", "w8"), "bf16": ("fp16", "fp32"), "w8a16": ("w8", "w8a8")}
 AVAILABLE = ("fp32", "fp16", "bf16", "w8a8", DYNAMIC, *WEIGHT_ONLY, *PALETTES)
 
 
@@ -52,10 +52,11 @@ class Scheme:
             expected = did_you_mean(text, AVAILABLE)
             raise RecipeError("unknown quantization scheme", got=repr(text), expected=expected)
         if text not in AVAILABLE:
+            nearest = nearest_scheme(text, AVAILABLE)
             raise RecipeError(
                 "no pass makes this scheme in this version",
                 got=repr(text),
-                expected="one of: " + ", ".join(AVAILABLE),
+                expected=(f"{nearest!r}, the nearest, or " if nearest else "") + "one of: " + ", ".join(AVAILABLE),
             )
         if match["float"]:
             return Scheme(text, int(match["float"][2:]))
@@ -73,8 +74,8 @@ class Scheme:
 def nearest_scheme(name: str, known: Iterable[str]) -> str | None:
     """What comes nearest to a scheme that a target lacks; None where nothing does.
 
-    To a palette: of its bits or the next more, palettes before integers. To `w8a8-dynamic`: the same weights with
-    activations in float, or with scales from calibration. To `w2g32`: the same groups with more bits. To
+    To a palette: of its bits or the next more, palettes before integers. To `w8a8-dynamic` and `w8a16`: the same
+    weights with activations in float, or with scales from calibration. To `w2g32`: the same groups with more bits. To
     `bf16`: as many bits.
     """
     if name in NEAREST:
