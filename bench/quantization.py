@@ -53,6 +53,7 @@ ROUGH: Recipe = [
     for name in ("unroll-recurrence", "select-parts", "decompose-attention", "quantize-static", "round-biases")
 ]
 TEXT: dict[str, Recipe] = {
+    "bf16": weights("bf16"),
     "w8": weights("w8"),
     "w4, plain": weights("w4", search=False),
     "w4, GPTQ": weights("w4", rounding="gptq"),
@@ -88,7 +89,7 @@ PICTURES: dict[str, Recipe] = {
     "w4a8": weights("w4a8"),
     "w4a8, trained": weights("w4a8", training=True),
 }
-IN_FILES = ("w8", "w4, GPTQ", "w4g32, GPTQ", "w8a8", "w8a8-dynamic", "w4a8, trained")
+IN_FILES = ("bf16", "w8", "w4, GPTQ", "w4g32, GPTQ", "w2g32, GPTQ", "w8a8", "w8a8-dynamic", "w4a8, trained")
 # The first has to have the higher SQNR than the second, at the same size, where a subject has both.
 BETTER = (
     ("w4g32, GPTQ", "w4g32, plain"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgewright.targets.openvino.halves import redirect
 
-OPSET = 16  # its constants came with 2026.0, as did kernels for 2 bits
+OPSET = 16  # its constants came with 2026.0, which says that it cannot convert these weights; 2026.4 can
 
 
 def store_two_bits(model: Any) -> None:

@@ -10,7 +10,7 @@ from edgewright.errors import TargetError
 from edgewright.targets.base import Level
 
 NARROW_MASK_OPSET = 15  # attention that broadcasts its mask came with the release that has this opset
-TWO_BITS_OPSET = 17  # 2026.4, the first of our levels where constants of 2 bits are right (from 2026.0 on)
+TWO_BITS_OPSET = 17  # 2026.4, the first of our levels that computes our weights of 2 bits (2026.0 does not)
 
 
 def needed_level(path: Path, levels: tuple[Level, ...]) -> Level:

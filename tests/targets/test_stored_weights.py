@@ -89,7 +89,7 @@ def test_an_older_runtime_is_refused_weights_of_two_bits(target: str, runtime: s
 
 
 def test_an_openvino_file_with_two_bits_states_constants_that_older_releases_lack(tmp_path: Path) -> None:
-    """2024.1 to 2025.2 open it otherwise and compute nonsense; the constants of opset 16 came with 2026.0."""
+    """2024.1 to 2025.2 would open it and compute nonsense; the constants of opset 16 came with 2026.0."""
     skip_without("openvino")
     text = ew.lower(compressed("encoder", "w2g32"), "openvino", tmp_path).main.read_text()
     versions = re.findall(r'type="Const" version="(\w+)"><data element_type="u2"', text)
