@@ -66,7 +66,11 @@ def test_the_file_stores_the_integers_and_computes_the_graph(
             for name, value in program.run(batch).items():
                 if value.is_floating_point():
                     floor = 80.0 if scheme == "w8" or target == "coreml" else ROUNDED_ACTIVATIONS_DB
-                    assert sqnr_db(value.numpy(), got[name]) > floor, name
+                    reached = sqnr_db(value.numpy(), got[name])
+                    assert reached > floor, name
+                    if (target, model, scheme) == ("openvino", "encoder", "w2g32"):
+                        rounds = inspection.low_precision_share > 0.5
+                        assert rounds == (reached < 80.0), "what is said to be in integers rounds activations"
 
 
 @pytest.mark.parametrize(("target", "runtime"), [("onnx", "onnxruntime==1.17"), ("coreml", "iOS==17")])
