@@ -12,11 +12,12 @@ part.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ ROUGH: Recipe = [
     for name in ("unroll-recurrence", "select-parts", "decompose-attention", "quantize-static", "round-biases")
 ]
 TEXT: dict[str, Recipe] = {
+    "bf16": weights("bf16"),
     "w8": weights("w8"),
     "w4, plain": weights("w4", search=False),
     "w4, GPTQ": weights("w4", rounding="gptq"),
@@ -88,7 +90,7 @@ PICTURES: dict[str, Recipe] = {
     "w4a8": weights("w4a8"),
     "w4a8, trained": weights("w4a8", training=True),
 }
-IN_FILES = ("w8", "w4, GPTQ", "w4g32, GPTQ", "w8a8", "w8a8-dynamic", "w4a8, trained")
+IN_FILES = ("bf16", "w8", "w4, GPTQ", "w4g32, GPTQ", "w2g32, GPTQ", "w8a8", "w8a8-dynamic", "w4a8, trained")
 # The first has to have the higher SQNR than the second, at the same size, where a subject has both.
 BETTER = (
     ("w4g32, GPTQ", "w4g32, plain"),
@@ -204,6 +206,11 @@ class Measured:
     rows: tuple[Row, ...]
     misses: tuple[str, ...]
 
+    @staticmethod
+    def of(content: dict[str, Any]) -> Measured:
+        """From the plain data that a folder kept."""
+        return Measured(**{**content, "rows": tuple(Row(**row) for row in content["rows"])})
+
 
 def measure(name: str, subject: Subject, *, files: bool, say: Callable[[str], None]) -> Measured:
     from edgewright.pipeline.capture import capture
@@ -212,7 +219,7 @@ def measure(name: str, subject: Subject, *, files: bool, say: Callable[[str], No
     samples = list(subject.held_out())
     program = capture(subject.build(), tensors(samples[0]))
     original = outputs(run_program(program), samples)
-    full, floats = subject.metric(predictor(run_program(program))), stored(program)
+    full, floats = subject.metric(predictor(run_program(program), samples[0])), stored(program)
     rows, misses = [], []
     for recipe, steps in subject.recipes.items():
         started = time.perf_counter()
@@ -227,7 +234,7 @@ def measure(name: str, subject: Subject, *, files: bool, say: Callable[[str], No
             found = {target: in_file(compressed, target, subject, samples, original, floats) for target in targets}
         row = Row(
             recipe,
-            subject.metric(predictor(run)),
+            subject.metric(predictor(run, samples[0])),
             sqnr_db(original, outputs(run, samples)),
             stored(compressed) / floats,
             seconds,
@@ -268,7 +275,7 @@ def in_file(
         artifact = lower(program, target, folder)
         with open_artifact(artifact) as session:
             found = sqnr_db(original, outputs(session.run, samples))
-            return found, artifact.size_bytes / floats, subject.metric(predictor(session.run))
+            return found, artifact.size_bytes / floats, subject.metric(predictor(session.run, samples[0]))
 
 
 def tensors(sample: Arrays) -> dict[str, torch.Tensor]:
@@ -279,10 +286,15 @@ def outputs(run: Run, samples: Sequence[Arrays]) -> np.ndarray[Any, Any]:
     return np.concatenate([next(iter(run(sample).values())) for sample in samples])
 
 
-def predictor(run: Run) -> Callable[[Arrays], Arrays]:
+def predictor(run: Run, sample: Arrays) -> Callable[[Arrays], Arrays]:
+    """What a metric calls: row by row of the inputs that have one in `sample`; the others are given whole."""
+    single = [name for name, array in sample.items() if len(array) == 1]
+
     def predict(inputs: Arrays) -> Arrays:
-        count = len(next(iter(inputs.values())))
-        results = [run({name: array[row : row + 1] for name, array in inputs.items()}) for row in range(count)]
+        results = [
+            run({name: array[row : row + 1] if name in single else array for name, array in inputs.items()})
+            for row in range(len(inputs[single[0]]))
+        ]
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
     return predict
@@ -331,14 +343,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.quantization", description="error by scheme and rounding")
     known = subjects()
     parser.add_argument("--subjects", nargs="+", choices=sorted(known), default=sorted(known))
+    parser.add_argument(
+        "--keep", type=Path, help="a folder that keeps each subject's rows; what is there is not redone"
+    )
     parser.add_argument("--graphs", action="store_true", help="leave the files out; the page is only printed")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     console = Console(highlight=False)
-    found = [
-        measure(name, known[name], files=not options.graphs, say=lambda line: console.print(line, markup=False))
-        for name in options.subjects
-    ]
+    found = []
+    for name in options.subjects:
+        file = options.keep / f"{name}.json" if options.keep else None
+        if file is None or not file.is_file():
+            rows = measure(
+                name, known[name], files=not options.graphs, say=lambda line: console.print(line, markup=False)
+            )
+            if file is None:
+                found.append(rows)
+                continue
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(asdict(rows)), encoding="utf-8")
+        found.append(Measured.of(json.loads(file.read_text(encoding="utf-8"))))
     text = page(found)
     if len(found) == len(known) and not options.graphs:
         PAGE.write_text(text, encoding="utf-8")

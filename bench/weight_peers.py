@@ -150,7 +150,7 @@ def measure(name: str, subject: Subject, say: Callable[[str], None]) -> list[Row
                 artifact = get_target(target).find(own)
                 with open_artifact(artifact) as session:
                     found = outputs(session.run, samples)
-                    metric = subject.metric(predictor(session.run))
+                    metric = subject.metric(predictor(session.run, samples[0]))
                 share = artifact.size_bytes / floats
                 rows.append(Row(target, maker, metric, sqnr_db(exact, found), share, **told))
                 say(f"{name} {target} {maker}: {metric:.4f}, {rows[-1].sqnr_db:.1f} dB, {share:.3f}, {told}")

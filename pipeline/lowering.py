@@ -67,7 +67,7 @@ def write_files(program: Program, target: Target, folder: Path, *, integer_bound
     refuse((*open_size_refusals(program.shapes, target), *rounding_refusals(program, target)))
     listed = bool(program.dims) and target.capabilities.open_sizes == "listed"  # it legalizes one graph a size
     legal = program if listed else run_passes(program, target.legalize()).program
-    refuse((*target.refusals(legal), *palette_refusals(legal, target)))
+    refuse((*target.refusals(legal), *palette_refusals(legal, target), *bfloat_refusals(legal, target)))
     try:
         return target.lower(legal, folder, integer_boundary=integer_boundary)
     except TargetError:
@@ -89,6 +89,16 @@ def palette_refusals(program: Program, target: Target) -> list[Refusal]:
     way_out = f"compress with {nearest!r}, the nearest that it has" if nearest else "leave the target out"
     reason = f"it has no weights that are indices into tables ({', '.join(sorted(set(palettes)))})"
     return [Refusal(target.name, "", "look_up", reason, way_out)]
+
+
+def bfloat_refusals(program: Program, target: Target) -> list[Refusal]:
+    """A refusal where a program has bfloat16 weights and the format none."""
+    if "bfloat16" not in program.weight_bytes() or "bf16" in target.capabilities.schemes:
+        return []
+    nearest = nearest_scheme("bf16", target.capabilities.schemes)
+    return [
+        Refusal(target.name, "", "bfloat16", "it stores no weights as bfloat16", f"compress with {nearest!r} instead")
+    ]
 
 
 def rounding_refusals(program: Program, target: Target) -> list[Refusal]:

@@ -19,7 +19,7 @@ Recipe = str | Path | Sequence[Mapping[str, Any]]
 PASSES = {
     "add-before-cat": "edgewright.pipeline.passes.add_before_cat:AddBeforeCat",
     "balance-outputs": "edgewright.pipeline.passes.balance_outputs:BalanceOutputs",
-    "convert-fp16": "edgewright.pipeline.passes.convert_fp16:ConvertFp16",
+    "convert-floats": "edgewright.pipeline.passes.convert_floats:ConvertFloats",
     "decompose-attention": "edgewright.pipeline.passes.decompose_attention:DecomposeAttention",
     "drop-expansions": "edgewright.pipeline.passes.drop_expansions:DropExpansions",
     "drop-identities": "edgewright.pipeline.passes.drop_identities:DropIdentities",
@@ -70,7 +70,8 @@ TRAINED = {"quantize-static": "train-quantized"}  # what stands in its place wit
 # The passes that make a scheme; the one that stores the weights takes the settings that the recipe gives.
 SCHEMES = {
     "fp32": (),
-    "fp16": ("convert-fp16",),
+    "fp16": ("convert-floats",),
+    "bf16": ("convert-floats",),
     "w8a8": STATIC,
     "w4a8": STATIC,
     DYNAMIC: ("quantize-dynamic",),
@@ -78,7 +79,7 @@ SCHEMES = {
     **dict.fromkeys(PALETTES, ("palettize-weights",)),
 }
 SETTABLE = (
-    "convert-fp16",
+    "convert-floats",
     "palettize-weights",
     "quantize-dynamic",
     "quantize-static",
@@ -149,7 +150,8 @@ def _expand(entry: Mapping[str, Any]) -> list[Pass]:
     if name != "quantize":
         return [_make(name, settings)]
     scheme = Scheme.parse(str(settings.pop("scheme", "")))
-    fixed = {
+    fixed: dict[str, dict[str, Any]] = {
+        "convert-floats": {"dtype": "bfloat16" if scheme.name == "bf16" else "float16"},
         "palettize-weights": {"bits": scheme.weight_bits},
         "quantize-weights": {"bits": scheme.weight_bits, "group": scheme.group or 0},
         "quantize-static": {"weight_bits": scheme.weight_bits},

@@ -10,7 +10,8 @@ from edgewright.targets.base import Inspection, Level, Refusal
 if TYPE_CHECKING:
     from edgewright.pipeline.program import Program
 
-FEW_BITS, NARROW = "w4", "w4a8"  # a level that has the scheme has such weights in float layers, in integer layers
+# A level that has one of these schemes has such weights: in float layers, of 2 bits, in integer layers.
+FEW_BITS, TWO_BITS, NARROW = "w4", "w2g32", "w4a8"
 
 
 def with_minimum(found: Inspection, levels: tuple[Level, ...], part: str, key: str) -> Inspection:
@@ -27,21 +28,23 @@ def with_minimum(found: Inspection, levels: tuple[Level, ...], part: str, key: s
 def too_old_for_few_bits(
     program: Program, target: str, level: Level | None, levels: tuple[Level, ...]
 ) -> list[Refusal]:
-    """A refusal where the named level has no weights of few bits and the program does."""
-    from edgewright.pipeline.passes.stored_integers import BLOCKS, narrow_layers
+    """A refusal for each kind of weights of few bits that the program has and the named level has not."""
+    from edgewright.pipeline.passes.stored_integers import BLOCKS, narrow_layers, stored_weights
 
     if level is None:
         return []
     blocks = [node for node in program.graph.nodes if str(node.target) == BLOCKS]
+    two = [stored.node for stored in stored_weights(program) if stored.bits == 2]
     found = (
         (FEW_BITS, blocks, "weights of fewer than 8 bits, or in groups,"),
+        (TWO_BITS, two, "weights of 2 bits"),
         (NARROW, narrow_layers(program), "weights of 4 bits in integer layers"),
     )
     way_out = "name a newer runtime as the oldest, or quantize weights to 8 bits"
     refusals = []
     for scheme, nodes, what in found:
-        if nodes and scheme not in level.schemes:
-            first = next(level for level in levels if scheme in level.schemes)
-            needed = ", ".join(f"{name} {version}" for name, version in first.minimum.items())
+        able = [other for other in levels if scheme in other.schemes]
+        if nodes and able and scheme not in level.schemes:
+            needed = ", ".join(f"{name} {version}" for name, version in able[0].minimum.items())
             refusals.append(Refusal(target, nodes[0].name, "dequantize", f"{what} came with {needed}", way_out))
     return refusals

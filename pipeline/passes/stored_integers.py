@@ -101,7 +101,7 @@ def narrow_layers(program: Program) -> list[Node]:
 
 
 def has_few_bits(program: Program) -> bool:
-    """Whether a weight is stored with fewer than 8 bits, or in groups; also one that `spell-out-weights` has written."""
+    """Whether a weight is stored with fewer than 8 bits, or in groups, or spelled out by `spell-out-weights`."""
     for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.to.dtype):
         source = node.args[0]
         if isinstance(source, Node) and source.op == "get_attr":
@@ -109,3 +109,8 @@ def has_few_bits(program: Program) -> bool:
             if tensor.dtype == torch.int8 and int(tensor.min()) >= -8 and int(tensor.max()) <= 7:
                 return True
     return any(str(node.target) == BLOCKS for node in program.graph.nodes if node.op == "call_function")
+
+
+def has_two_bits(program: Program) -> bool:
+    """Whether a weight is stored with 2 bits."""
+    return any(stored.bits == 2 for stored in stored_weights(program))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 PROTOBUF_LIMIT = 2**31
-SCHEMES = frozenset({"fp32", "fp16", "w8a8", "w8a8-dynamic", "w8"})
+SCHEMES = frozenset({"fp32", "fp16", "bf16", "w8a8", "w8a8-dynamic", "w8"})
 BLOCKS = frozenset({"w4", "w4g32", "w4g64", "w4g128"})
 LEVELS = (  # ONNX Runtime 1.15 reads opset 19, too, but has no kernel for its DequantizeLinear
     Level({"onnxruntime": "1.15"}, {"opset": 18, "ir": 8}, SCHEMES),
@@ -26,6 +26,7 @@ LEVELS = (  # ONNX Runtime 1.15 reads opset 19, too, but has no kernel for its D
     Level({"onnxruntime": "1.17"}, {"opset": 20, "ir": 9}, SCHEMES),
     Level({"onnxruntime": "1.20"}, {"opset": 21, "ir": 10}, SCHEMES | BLOCKS),
     Level({"onnxruntime": "1.23"}, {"opset": 21, "ir": 10}, SCHEMES | BLOCKS | {"w4a8"}),  # casts 4-bit integers
+    Level({"onnxruntime": "1.24"}, {"opset": 25, "ir": 13}, SCHEMES | BLOCKS | {"w4a8", "w2g32"}),
 )
 DEFAULT = LEVELS[2]
 CAPABILITIES = Capabilities(

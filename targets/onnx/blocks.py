@@ -6,18 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgewright.pipeline.passes.stored_integers import has_few_bits, narrow_layers
+from edgewright.pipeline.passes.stored_integers import has_few_bits, has_two_bits, narrow_layers
 from edgewright.pipeline.program import Program
 
 OPSET = 21  # the first with 4-bit integers and blocks
-INT8, INT4 = 3, 22  # onnx.TensorProto's
+OPSET_OF_TWO_BITS = 25
+INT8, INT4, INT2 = 3, 22, 26  # onnx.TensorProto's
 RESTORING = ("DequantizeLinear", "Cast")
 
 
 def opset_for(program: Program, opset: int) -> int:
     """The opset that a program's file needs, `opset` at least."""
+    if has_two_bits(program):
+        return max(opset, OPSET_OF_TWO_BITS)
     return max(opset, OPSET) if has_few_bits(program) or narrow_layers(program) else opset
 
 
@@ -40,13 +41,6 @@ def translations(program: Program) -> dict[Any, Callable[..., Any]]:
     return {torch.ops.torchao.dequantize_affine.default: dequantize}
 
 
-def packed_halves(integers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Two integers of -8..7 a byte, the first in the low half: uint8, flat."""
-    halves = np.zeros(integers.size + integers.size % 2, np.uint8)
-    halves[: integers.size] = integers.reshape(-1).astype(np.uint8) & 15
-    return halves[0::2] | (halves[1::2] << 4)
-
-
 def narrow_weights(model: Any) -> None:
     """Store the 4-bit weights of integer layers at 4 bits.
 
@@ -63,7 +57,7 @@ def narrow_weights(model: Any) -> None:
         if name in constants and name not in casts and constants[name].data_type == INT8:
             values = numpy_helper.to_array(constants[name])
             if values.size and values.min() >= -8 and values.max() <= 7:
-                constants[name].raw_data, constants[name].data_type = packed_halves(values).tobytes(), INT4
+                constants[name].raw_data, constants[name].data_type = packed_integers(values, 4), INT4
                 casts[name] = helper.make_node("Cast", [name], [f"{name}.int8"], name=f"{name}.cast", to=INT8)
         if name in casts:
             node.input[0] = f"{name}.int8"
@@ -82,8 +76,8 @@ def casts_narrow_weights(path: Path) -> bool:
     return any(node.op_type == "Cast" and node.input[0] in narrow for node in graph.node)
 
 
-def pack_blocks(model: Any) -> None:
-    """Store the integers at their packed size, and transposed where a product reads them so.
+def pack_blocks(model: Any, opset: int) -> None:
+    """Store the integers at the packed size that the opset has, and transposed where a product reads them so.
 
     Given: Transpose(DequantizeLinear(q, s)). Result: DequantizeLinear(q^T, s^T): what ONNX Runtime fuses with a MatMul
     to MatMulNBits, and otherwise computes anew in each run.
@@ -117,9 +111,21 @@ def pack_blocks(model: Any) -> None:
                     reader.input[:] = [node.output[0] if name == user.output[0] else name for name in reader.input]
                 graph.node.remove(user)
         values = numpy_helper.to_array(stored)
-        if values.size and values.min() >= -8 and values.max() <= 7:
-            stored.raw_data, stored.data_type = packed_halves(values).tobytes(), INT4
+        for bits, kind, first in ((2, INT2, OPSET_OF_TWO_BITS), (4, INT4, OPSET)):
+            half = 2 ** (bits - 1)
+            if opset >= first and values.size and values.min() >= -half and values.max() < half:
+                stored.raw_data, stored.data_type = packed_integers(values, bits), kind
+                break
     del graph.value_info[:]  # of values whose dtype or shape changed: inferred anew by whoever needs them
+
+
+def packed_integers(values: Any, bits: int) -> bytes:
+    """Several integers in a byte, the first lowest."""
+    import numpy as np
+
+    parts = np.zeros((-(-values.size * bits // 8), 8 // bits), np.uint8)
+    parts.reshape(-1)[: values.size] = values.reshape(-1).astype(np.uint8) & (2**bits - 1)
+    return bytes(np.bitwise_or.reduce(parts << np.arange(0, 8, bits, dtype=np.uint8), axis=1))
 
 
 def _turn(graph: Any, node: Any, constants: dict[str, Any], readers: dict[str, list[Any]]) -> None:

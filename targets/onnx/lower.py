@@ -15,7 +15,8 @@ from edgewright.targets.onnx.blocks import narrow_weights, pack_blocks, translat
 from edgewright.targets.onnx.norms import part_norms
 from edgewright.targets.onnx.pooling import pool_means
 
-INT8, FLOAT16 = 3, 10  # onnx.TensorProto's
+INT8, FLOAT16, BFLOAT16 = 3, 10, 16  # onnx.TensorProto's
+EXPORTED = 21  # later opsets add dtypes to the operations of this one, and others that older runtimes lack
 
 
 def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bool = True) -> None:
@@ -29,7 +30,7 @@ def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bo
             program.exported(),
             dynamo=True,
             verbose=False,
-            opset_version=opset,
+            opset_version=min(opset, EXPORTED),
             optimize=False,
             custom_translation_table=known,
         )
@@ -46,7 +47,7 @@ def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bo
     else:
         _drop_zero_points(model)
     if known:
-        pack_blocks(model)
+        pack_blocks(model, opset)
     _strip_traces(model)
     _state_versions(model, opset)
     if program.dims:
@@ -64,7 +65,7 @@ def _optimize(model: Any) -> None:
     from onnx_ir.passes.common import DeduplicateInitializersPass
 
     def folds(node: Any) -> bool | None:
-        stored = any(value is not None and value.dtype in (INT8, FLOAT16) for value in node.inputs)
+        stored = any(value is not None and value.dtype in (INT8, FLOAT16, BFLOAT16) for value in node.inputs)
         return False if node.op_type == "Cast" and stored else None
 
     onnxscript.optimizer.optimize_ir(model, should_fold=folds)
@@ -131,9 +132,10 @@ def _state_versions(model: Any, opset: int) -> None:
     """The oldest IR version that has the opset: torch states a newer one, which ONNX Runtime 1.17 refuses unread."""
     import onnx
 
-    stated = {entry.domain: entry.version for entry in model.opset_import}
-    if stated.get("") != opset:
-        raise RuntimeError(f"torch.onnx.export wrote opset {stated.get('')}, not {opset}")
+    stated = next(entry for entry in model.opset_import if entry.domain == "")
+    if stated.version != min(opset, EXPORTED):
+        raise RuntimeError(f"torch.onnx.export wrote opset {stated.version}, not {min(opset, EXPORTED)}")
+    stated.version = opset
     model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
 
 

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from edgewright.targets.timing import OperationTime
 
 XML, WEIGHTS = "model.xml", "model.bin"
-SCHEMES = frozenset({"fp32", "fp16", "w8a8", "w4a8", "w8a8-dynamic", "w8", "w4", "w4g32", "w4g64", "w4g128"})
+SCHEMES = frozenset({"fp32", "fp16", "bf16", "w8a8", "w4a8", "w8a8-dynamic", "w8", "w4", "w4g32", "w4g64", "w4g128"})
 LEVELS = tuple(  # looked up in these releases, installed side by side
-    Level({"openvino": version}, {"ir": 11, "opset": opset}, SCHEMES)
+    Level({"openvino": version}, {"ir": 11, "opset": opset}, SCHEMES | ({"w2g32"} if opset >= 17 else set()))
     for version, opset in (("2023.3", 13), ("2024.0", 14), ("2024.3", 15), ("2025.0", 16), ("2026.4", 17))
 )
 DEFAULT = LEVELS[1]
 WITH_NARROW_MASKS = LEVELS[2]  # the first whose attention broadcasts its mask: 2024.1 does not, 2024.3 does
 CAPABILITIES = Capabilities(
-    schemes=SCHEMES,
+    schemes=LEVELS[-1].schemes,
     minimum=DEFAULT.minimum,
     tolerance_db=80.0,
     runtimes=(PinnedRuntime("openvino", "openvino", Path(__file__).with_name("run.py"), "0", counts_as="openvino"),),

@@ -1,4 +1,4 @@
-"""Keep float16 constants through OpenVINO's transformations, which would fold their conversions to float32."""
+"""Keep constants of 16 bits through OpenVINO's transformations, which would fold their conversions to float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def hide_halves(model: Any) -> list[tuple[Any, Any]]:
-    """Put a parameter where each float16 constant is converted: nothing folds it. For `restore_halves`."""
+    """Put a parameter where each constant of 16 bits is converted: nothing folds it. For `restore_halves`."""
     from openvino import opset13
 
     hidden = []
@@ -16,10 +16,10 @@ def hide_halves(model: Any) -> list[tuple[Any, Any]]:
         if node.get_type_name() != "Convert" or node.get_element_type().to_string() != "f32":
             continue
         constant = node.input_value(0).get_node()
-        if constant.get_type_name() != "Constant" or constant.get_element_type().to_string() != "f16":
+        if constant.get_type_name() != "Constant" or constant.get_element_type().to_string() not in ("f16", "bf16"):
             continue
         parameter = opset13.parameter(constant.get_output_shape(0), np.float32)
-        _redirect(node, parameter)
+        redirect(node, parameter)
         hidden.append((parameter, constant))
     model.add_parameters([parameter for parameter, _ in hidden])
     return hidden
@@ -29,10 +29,11 @@ def restore_halves(model: Any, hidden: list[tuple[Any, Any]]) -> None:
     from openvino import opset13
 
     for parameter, constant in hidden:
-        _redirect(parameter, opset13.convert(constant, np.float32))
+        redirect(parameter, opset13.convert(constant, np.float32))
         model.remove_parameter(parameter)
 
 
-def _redirect(node: Any, new: Any) -> None:
+def redirect(node: Any, new: Any) -> None:
+    """Let what reads a node's first output read another's."""
     for reader in node.output(0).get_target_inputs():
         reader.replace_source_output(new.output(0))

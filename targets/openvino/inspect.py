@@ -24,8 +24,11 @@ from edgewright.targets.findings import Reader, TensorFact
 from edgewright.targets.openvino import LEVELS
 from edgewright.targets.openvino.run import compile_model
 
+ZERO_POINTS = 4  # their place among what a linear layer with compressed weights reads
 DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "boolean": "bool", "f64": "float64"} | {
-    f"{letter}{bits}": f"{word}{bits}" for letter, word in (("i", "int"), ("u", "uint")) for bits in (4, 8, 16, 32, 64)
+    f"{letter}{bits}": f"{word}{bits}"
+    for letter, word in (("i", "int"), ("u", "uint"))
+    for bits in (2, 4, 8, 16, 32, 64)
 }
 CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 TRANSPOSED = {"ConvolutionBackpropData", "GroupConvolutionBackpropData", "Deconvolution"}
@@ -262,12 +265,14 @@ def _kernel(node: Any, stated: Mapping[str, int], rounds: bool) -> Operation:
     """One layer of the runtime graph. Its weights keep the layout of the file: OIHW, or [out, in].
 
     A linear layer with compressed weights and float activations shows the weights' dtype; it computes in 8 bits where
-    the plugin `rounds` activations as they come, and in float otherwise.
+    the plugin `rounds` activations as they come, and in float otherwise: so it does beside zero points in float.
     """
     layer = _layer(node)
     precision = _dtype(str(node.get_rt_info()["runtimePrecision"].astype(str)))
     if layer == "FullyConnected" and precision.startswith(("int", "uint")):
         read = _dtype(node.input(0).get_source_output().element_type.get_type_name())
+        zero_points = [_dtype(port.get_element_type().get_type_name()) for port in node.inputs()[ZERO_POINTS:]]
+        rounds = rounds and not any("float" in dtype for dtype in zero_points)
         precision = ("int8" if rounds else read) if "float" in read else precision
     macs = 0
     inputs = [_shape(port.get_source_output()) for port in node.inputs()]

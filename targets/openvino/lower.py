@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgewright.pipeline.passes.stored_integers import narrow_layers, stored_weights
+from edgewright.pipeline.passes.stored_integers import has_two_bits, narrow_layers, stored_weights
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.onnx.blocks import opset_for
@@ -15,7 +15,9 @@ from edgewright.targets.onnx.lower import write_onnx
 from edgewright.targets.openvino.compact import compact_xml
 from edgewright.targets.openvino.halves import hide_halves, restore_halves
 from edgewright.targets.openvino.narrow import narrow_weights
+from edgewright.targets.openvino.two_bits import state_two_bits, store_two_bits
 
+READ = 21  # the newest opset of ONNX that OpenVINO reads weights of few bits from
 FLOAT_ACTIVATIONS = ("runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE")  # read by the runtime; "0": none
 
 
@@ -29,13 +31,17 @@ def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.onnx"
-        write_onnx(program, source, opset=opset_for(program, 20), zero_points=False)
+        write_onnx(program, source, opset=min(opset_for(program, 20), READ), zero_points=False)
         # What convert_model does, without the processes that it starts to report the call to Intel.
         model = openvino.Core().read_model(str(source))
-        # Beside weights in integers, `compress_to_fp16` compresses nothing.
-        hidden = hide_halves(model) if stored_weights(program) else []
+        # Beside weights in integers, `compress_to_fp16` compresses nothing; and it makes bfloat16 float16.
+        kept = bool(stored_weights(program)) or "bfloat16" in program.weight_bytes()
+        hidden = hide_halves(model) if kept else []
         apply_moc_transformations(model, False)
         restore_halves(model, hidden)
+        two_bits = has_two_bits(program)
+        if two_bits:
+            store_two_bits(model)
         for port, spec in zip(model.inputs, program.inputs, strict=True):
             port.get_tensor().set_names({spec.name})
         for port, spec in zip(model.outputs, program.outputs, strict=True):
@@ -51,6 +57,8 @@ def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None
         if _wants_float_activations(program):
             model.set_rt_info("0", list(FLOAT_ACTIVATIONS))
         openvino.save_model(model, str(path), compress_to_fp16="float16" in program.weight_bytes() and not hidden)
+    if two_bits:
+        state_two_bits(path)
     compact_xml(path, {spec.name for spec in (*program.inputs, *program.outputs)})
 
 

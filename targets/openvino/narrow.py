@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgewright.targets.onnx.blocks import packed_halves
+import numpy as np
+
+from edgewright.targets.onnx.blocks import packed_integers
 
 
 def narrow_weights(model: Any) -> None:
@@ -21,7 +23,7 @@ def narrow_weights(model: Any) -> None:
         if integers.size < 2 or integers.min() < -8 or integers.max() > 7:
             continue
         tensor = Tensor(Type.i4, Shape(integers.shape))
-        tensor.data[:] = packed_halves(integers)
+        tensor.data[:] = np.frombuffer(packed_integers(integers, 4), np.uint8)
         narrow = opset13.convert(opset13.constant(tensor), "i8", name=node.get_friendly_name())
         narrow.input_value(0).get_node().set_friendly_name(f"{node.get_friendly_name()}.int4")
         for reader in list(node.output(0).get_target_inputs()):

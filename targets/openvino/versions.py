@@ -10,6 +10,7 @@ from edgewright.errors import TargetError
 from edgewright.targets.base import Level
 
 NARROW_MASK_OPSET = 15  # attention that broadcasts its mask came with the release that has this opset
+TWO_BITS_OPSET = 17  # 2026.4, the first of our levels that computes our weights of 2 bits (2026.0 does not)
 
 
 def needed_level(path: Path, levels: tuple[Level, ...]) -> Level:
@@ -53,5 +54,7 @@ def _operations(path: Path) -> Iterator[tuple[str, int]]:
             queries, keys, mask = (shapes[sources[number, port]] for port in ("0", "1", "3"))
             if mask[-2:] != [queries[-2], keys[-2]]:
                 yield "ScaledDotProductAttention with a mask to broadcast, as", NARROW_MASK_OPSET
+        if kind == "Const" and (data := layer.find("data")) is not None and data.get("element_type") == "u2":
+            yield "Const of 2 bits, as", TWO_BITS_OPSET
         if version.isdecimal():
             yield kind, int(version)

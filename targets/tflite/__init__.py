@@ -75,11 +75,12 @@ class TfliteTarget:
         )
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
+        from edgewright.targets.tflite.pack import wide_blocks
         from edgewright.targets.unsupported import TFLITE, refuse_nodes
 
         total = sum(program.weight_bytes().values())
         if total < FLATBUFFER_LIMIT:
-            return refuse_nodes(program, self.name, TFLITE)
+            return (*refuse_nodes(program, self.name, TFLITE), *wide_blocks(program))
         way_out = "compress the weights further, or export the model in parts"
         return (Refusal(self.name, "", "", f"{total} bytes of weights exceed a FlatBuffer's 2 GiB", way_out),)
 

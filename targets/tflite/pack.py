@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from edgewright.errors import LoweringError
-from edgewright.pipeline.passes.stored_integers import StoredIntegers
+from edgewright.pipeline.passes.stored_integers import StoredIntegers, stored_weights
+from edgewright.pipeline.program import Program
+from edgewright.targets.base import Refusal
 
 # How the converter may have turned a weight, by its number of axes: output channels first, inputs last.
 TURNS = {
@@ -28,6 +30,19 @@ class _Found:
     stored: StoredIntegers
     integers: np.ndarray[Any, Any]  # as the file has the weight, flat
     channels: tuple[int, ...]  # the file's order of the weight's axes
+
+
+def wide_blocks(program: Program) -> list[Refusal]:
+    """Weights of layers in blocks of more than 4 bits: LiteRT dies of them."""
+    return [
+        Refusal(
+            "tflite", stored.node.name, "dequantize", "it has no groups of more than 4 bits", "leave the groups out"
+        )
+        for stored in stored_weights(program)
+        if stored.bits > 4
+        and sum(count > 1 for count in stored.scales.shape) > 1
+        and not all(str(user.target) == "aten.embedding.default" for user in stored.node.users)
+    ]
 
 
 def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
@@ -98,9 +113,8 @@ def _pack(
             packed[tensor.buffer] = len(model.buffers), found
             model.buffers.append(_buffer(schema, packed_integers(found.integers, found.stored.bits)))
         place, found = packed[tensor.buffer]
-        direct = (found.stored.bits < 8 or found.stored.meets_rounded_rows) and _reads_directly(
-            schema, model, graph, index
-        )
+        few = found.stored.bits <= 4
+        direct = (few or found.stored.meets_rounded_rows) and _reads_directly(schema, model, graph, index)
         stored = tensor
         if direct and found.stored.meets_rounded_rows:
             for operator in _readers(graph, index):
@@ -113,7 +127,7 @@ def _pack(
             added.append(
                 append_operator(schema, model, schema.BuiltinOperator.DEQUANTIZE, len(graph.tensors) - 1, index)
             )
-        stored.type = schema.TensorType.INT8 if found.stored.bits == 8 else schema.TensorType.INT4
+        stored.type = schema.TensorType.INT4 if few else schema.TensorType.INT8
         stored.buffer = place
         stored.quantization = _parameters(schema, model, graph, tensor, found)
     graph.operators = [*added, *graph.operators]
@@ -202,8 +216,8 @@ def _buffer(schema: Any, data: bytes) -> Any:
 
 
 def packed_integers(integers: np.ndarray[Any, Any], bits: int) -> bytes:
-    """int8 as it is; 4 bits two in a byte, the first in the low half."""
-    if bits == 8:
+    """5 bits and more as int8; up to 4 two in a byte, the first in the low half."""
+    if bits > 4:
         return integers.astype(np.int8).tobytes()
     halves = np.zeros(integers.size + integers.size % 2, np.uint8)
     halves[: integers.size] = integers.astype(np.uint8) & 15

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 import edgewright as ew
 from edgewright.calibration import collect as calibration_collect
-from edgewright.errors import TargetError
+from edgewright.errors import RecipeError, TargetError
+from edgewright.pipeline.lowering import refuse_schemes
 from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.passes.balance_outputs import BalanceOutputs
 from edgewright.pipeline.passes.base import Context, PassReport
-from edgewright.pipeline.passes.convert_fp16 import ConvertFp16
+from edgewright.pipeline.passes.convert_floats import ConvertFloats
 from edgewright.pipeline.passes.encoded_values import encoded_values
 from edgewright.pipeline.passes.graph import add_constant
 from edgewright.pipeline.passes.runner import run_passes
@@ -168,19 +169,56 @@ def test_an_int8_convolutional_network_is_bit_exact_in_integer_runtimes(tmp_path
 
 def test_fp16_stores_halves_and_skips_what_would_overflow() -> None:
     program, batches = program_of(nn.Linear(32, 32), 1, 32)
-    half = run_passes(program, [ConvertFp16()]).program
+    half = run_passes(program, [ConvertFloats()]).program
     assert half.weight_bytes()["float16"] == 32 * 32 * 2
     assert 50 < sqnr_db(outputs(program, batches).numpy(), outputs(half, batches).numpy()) < 100
     loud = nn.Linear(32, 32)
     with torch.no_grad():
         loud.weight[0, 0] = 1e5
-    report = run_passes(program_of(loud, 1, 32)[0], [ConvertFp16()]).reports[0].report
+    report = run_passes(program_of(loud, 1, 32)[0], [ConvertFloats()]).reports[0].report
     assert report.rewrites == 0
     assert "65504" in report.skips[0].reason
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino", "coreml", "tflite"])
-def test_fp16_files_are_half_the_size_and_within_the_targets_tolerance(target: str, tmp_path: Path) -> None:
+def test_bf16_stores_halves_of_float32s_range() -> None:
+    loud = nn.Linear(32, 32)
+    with torch.no_grad():
+        loud.weight[0, 0] = 1e5
+    program, batches = program_of(loud, 1, 32)
+    half = ew.compress(program, [{"pass": "quantize", "scheme": "bf16"}]).program
+    assert half.weight_bytes()["bfloat16"] == 32 * 32 * 2
+    assert 40 < sqnr_db(outputs(program, batches).numpy(), outputs(half, batches).numpy()) < 80
+    with pytest.raises(RecipeError, match="float16 or bfloat16"):
+        run_passes(program, [ConvertFloats(dtype="float8")])
+
+
+@pytest.mark.parametrize("target", ["coreml", "tflite", "executorch"])
+def test_bf16_is_refused_with_the_nearest_scheme(target: str, tmp_path: Path) -> None:
+    from edgewright.targets import get_target, require_runtime
+
+    chosen = get_target(target)
+    try:
+        require_runtime(chosen)
+    except TargetError as error:
+        pytest.skip(str(error))
+    nearest = "fp32" if target == "executorch" else "fp16"
+    with pytest.raises(TargetError, match=f"no native form of bf16(?s:.*)'{nearest}', the nearest"):
+        refuse_schemes(chosen, ["bf16"])
+    half = ew.compress(program_of(nn.Linear(32, 32), 1, 32)[0], [{"pass": "quantize", "scheme": "bf16"}]).program
+    with pytest.raises(TargetError, match=f"no weights as bfloat16; compress with '{nearest}'"):
+        ew.lower(half, target, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "scheme"),
+    [
+        *[(target, "fp16") for target in ("onnx", "openvino", "coreml", "tflite")],
+        *[(target, "bf16") for target in ("onnx", "openvino")],
+    ],
+)
+def test_files_of_16_bits_are_half_the_size_and_within_the_targets_tolerance(
+    target: str, scheme: str, tmp_path: Path
+) -> None:
     from edgewright.targets import get_target, require_runtime
 
     chosen = get_target(target)
@@ -190,11 +228,11 @@ def test_fp16_files_are_half_the_size_and_within_the_targets_tolerance(target: s
         pytest.skip(str(error))
     torch.manual_seed(2)
     program, batches = program_of(nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 128)), 1, 128)
-    half = ew.compress(program, [{"pass": "quantize", "scheme": "fp16"}]).program
+    half = ew.compress(program, [{"pass": "quantize", "scheme": scheme}]).program
     artifact = ew.lower(half, target, tmp_path)
     assert ew.validate(artifact, half, batches, original=program).passed
     stored = chosen.inspect(artifact).bytes_by_dtype
-    assert stored["float16"] >= 2 * 128 * 256 * 2
+    assert stored["float16" if scheme == "fp16" else "bfloat16"] >= 2 * 128 * 256 * 2
     assert stored.get("float32", 0) < 10_000
 
 

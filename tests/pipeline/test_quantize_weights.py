@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import edgewright as ew
 from edgewright.errors import RecipeError
+from edgewright.pipeline.encoding import nearest_scheme
 from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.passes.gather_rows import GatherRows
 from edgewright.pipeline.passes.keep_weights import KeepWeights
@@ -203,3 +204,34 @@ def test_a_maximum_stands_between_a_norm_and_stored_weights(program: Program) ->
     assert [user.target for user in norm.users] == [aten.clamp.default]
     assert torch.equal(before.run(ids())["output_0"], result.program.run(ids())["output_0"])
     assert run_passes(program, [KeepWeights()]).reports[0].report.rewrites == 0, "float weights may be folded"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "known", "nearest"),
+    [
+        ("w2g32", ("fp32", "w8", "w4", "w4g32"), "w4g32"),
+        ("w2g32", ("fp32", "w8"), "w8"),
+        ("w2g32", ("fp32", "w8a8"), None),
+        ("bf16", ("fp32", "fp16", "w8"), "fp16"),
+        ("bf16", ("fp32", "w8a8"), "fp32"),
+        ("w8a16", ("fp32", "w8a8", "w8"), "w8"),
+    ],
+)
+def test_the_nearest_scheme_has_more_bits_of_the_same_kind(
+    scheme: str, known: tuple[str, ...], nearest: str | None
+) -> None:
+    assert nearest_scheme(scheme, known) == nearest
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_rows_of_a_table_are_looked_up_packed_and_restored_exactly(bits: int) -> None:
+    torch.manual_seed(1)
+    tokens = torch.randint(0, 50, (2, 7))
+    table = nn.Sequential(nn.Embedding(50, 32))
+    recipe = [{"pass": "quantize-weights", "bits": bits, "group": 0 if bits == 8 else 16}]
+    program = ew.compress(ew.capture(table, (tokens,)), recipe).program
+    gathered = run_passes(program, [GatherRows()]).program
+    stored = max(gathered.tensors().values(), key=lambda tensor: tensor.numel() * (tensor.dtype == torch.int8))
+    assert stored.shape == (50, 32 * bits // 8)
+    name = program.inputs[0].name
+    torch.testing.assert_close(gathered.run({name: tokens}), program.run({name: tokens}), rtol=0, atol=0)

@@ -53,7 +53,8 @@ BAD_FILES = {
     "unknown target": ('target = "onnx"', 'target = "onxx"', "got: 'onxx'\n  expected: did you mean 'onnx'?"),
     "unknown pass": ('pass = "quantize"', 'pass = "quantise"', "did you mean 'quantize'"),
     "unknown scheme": ('scheme = "w8a8"', 'scheme = "w8a9"', "got: 'w8a9'\n  expected: did you mean 'w8a8'"),
-    "scheme of a later version": ('scheme = "w8a8"', 'scheme = "w2"', "expected: one of: fp32, fp16, w8a8"),
+    "scheme of a later version": ('scheme = "w8a8"', 'scheme = "w2"', "expected: one of: fp32, fp16, bf16, w8a8"),
+    "scheme that no pass makes": ('scheme = "w8a8"', 'scheme = "w8a16"', "expected: 'w8', the nearest, or one of"),
     "scheme that the target lacks": (
         'scheme = "w8a8"',
         'scheme = "p4"',

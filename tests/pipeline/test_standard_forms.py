@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.passes.base import Pass, PassReport
-from edgewright.pipeline.passes.convert_fp16 import ConvertFp16
+from edgewright.pipeline.passes.convert_floats import ConvertFloats
 from edgewright.pipeline.passes.drop_expansions import DropExpansions
 from edgewright.pipeline.passes.drop_identities import DropIdentities
 from edgewright.pipeline.passes.fill_branches import FillBranches
@@ -213,6 +213,6 @@ def test_patches_that_overlap_are_left_alone_with_the_reason() -> None:
 def test_a_float16_program_masks_with_a_number_that_float16_has() -> None:
     least = torch.finfo(torch.float32).min
     program = tidy(lambda m, x: x.masked_fill(x > 0, least).softmax(-1) + x.masked_fill(x > 0, -torch.inf), X)
-    after = run_passes(program, [ConvertFp16()]).program
+    after = run_passes(program, [ConvertFloats()]).program
     filled = [node.args[2] for node in after.graph.nodes if node.target is aten.masked_fill.Scalar]
     assert filled == [-65504.0, -torch.inf]

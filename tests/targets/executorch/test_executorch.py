@@ -19,7 +19,7 @@ from edgewright.pipeline.low_precision import low_precision_share, node_macs
 from edgewright.pipeline.lowering import lower
 from edgewright.pipeline.metrics import sqnr_by_output
 from edgewright.pipeline.passes.base import Context
-from edgewright.pipeline.passes.convert_fp16 import ConvertFp16
+from edgewright.pipeline.passes.convert_floats import ConvertFloats
 from edgewright.pipeline.passes.quantize_static import QuantizeStatic
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.program import Program
@@ -165,7 +165,7 @@ def test_operations_without_a_kernel_are_refused_all_at_once(tmp_path: Path) -> 
 
 
 def test_float16_weights_are_refused_with_the_reason() -> None:
-    program = run_passes(folded("mlp"), [ConvertFp16()]).program
+    program = run_passes(folded("mlp"), [ConvertFloats()]).program
     refusals = get_target("executorch").refusals(program)
     assert refusals and all("32 bits" in refusal.reason for refusal in refusals)
     assert "fp16" not in get_target("executorch").capabilities.schemes
