@@ -133,6 +133,18 @@ class Mlp(nn.Module):
         return self.layers(x)
 
 
+class Tied(nn.Module):
+    """A table that is looked up, and multiplied with at the end: as in language models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.layer, self.head = nn.Embedding(96, 64), nn.Linear(64, 64), nn.Linear(64, 96, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(F.gelu(self.layer(self.words(tokens))))
+
+
 def randomize_norms(model: nn.Module) -> nn.Module:
     """Batch-norm statistics as after training: with the initial ones, folding would change nothing."""
     for module in model.modules():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgewright.targets.timing import OperationTime
 
 XML, WEIGHTS = "model.xml", "model.bin"
+FOR_ONNX_RUNTIME = ("gather-rows", "spell-out-weights")  # of the ONNX form: OpenVINO has kernels for what they avoid
 SCHEMES = frozenset({"fp32", "fp16", "bf16", "w8a8", "w4a8", "w8a8-dynamic", "w8", "w4", "w4g32", "w4g64", "w4g128"})
 LEVELS = tuple(  # looked up in these releases, installed side by side
     Level({"openvino": version}, {"ir": 11, "opset": opset}, SCHEMES | ({"w2g32"} if opset >= 17 else set()))
@@ -52,22 +53,9 @@ class OpenvinoTarget:
         import openvino  # noqa: F401
 
     def legalize(self) -> tuple[Pass, ...]:
-        from edgewright.pipeline.passes.absorb_activations import AbsorbActivations
-        from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
-        from edgewright.pipeline.passes.fold_constants import FoldConstants
-        from edgewright.pipeline.passes.look_up_integers import LookUpIntegers
-        from edgewright.pipeline.passes.normalize_rows import NormalizeRows
-        from edgewright.pipeline.passes.shift_activations import ShiftActivations
-        from edgewright.targets.onnx.rules import RULES
+        from edgewright.targets.onnx import OnnxTarget
 
-        return (
-            DecomposeOperators(RULES),
-            FoldConstants(),
-            LookUpIntegers(),
-            AbsorbActivations(),
-            NormalizeRows(),
-            ShiftActivations(),
-        )
+        return tuple(step for step in OnnxTarget().legalize() if step.name not in FOR_ONNX_RUNTIME)
 
     def refusals(self, program: Program) -> tuple[Refusal, ...]:
         from edgewright.targets.onnx import OnnxTarget

@@ -21,7 +21,7 @@ from edgewright.pipeline.program import Program
 from edgewright.pipeline.shapes import Dim
 from edgewright.targets import get_target, require_runtime
 from edgewright.targets.base import Artifact
-from tests.small_models import SMALL, captured
+from tests.small_models import SMALL, Tied, captured
 from tests.small_release import deliver, result_of, run_command, write_release
 
 SCHEME = "w8a8-dynamic"
@@ -81,18 +81,6 @@ def test_no_calibrated_range_can_be_left(target: str, lowered: Callable[[str, st
         zeros = session.run({"x": np.zeros((1, 64), np.float32)})["output_0"]
     assert sqnr_db(captured("mlp").run({"x": x})["output_0"].numpy(), found) > 33
     assert sqnr_db(captured("mlp").run({"x": torch.zeros(1, 64)})["output_0"].numpy(), zeros) > 33
-
-
-class Tied(nn.Module):
-    """A table that is looked up, and multiplied with at the end: as in language models."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.layer, self.head = nn.Embedding(96, 64), nn.Linear(64, 64), nn.Linear(64, 96, bias=False)
-        self.head.weight = self.words.weight
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(F.gelu(self.layer(self.words(tokens))))
 
 
 def test_a_table_that_is_looked_up_and_multiplied_is_right_in_both(target: str, tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 import edgewright as ew
 from edgewright.errors import TargetError
@@ -17,7 +15,7 @@ from edgewright.pipeline.lowering import refuse_schemes
 from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.program import Program
 from edgewright.targets import get_target, require_runtime
-from tests.small_models import SMALL, captured
+from tests.small_models import SMALL, Tied, captured
 
 SCHEMES = ("w8", "w4", "w4g32", "w2g32")
 TARGETS = ("coreml", "onnx", "openvino", "tflite")
@@ -158,18 +156,6 @@ def test_six_bits_are_whole_bytes_in_tflite_and_refused_in_groups(group: int, tm
     with ew.open(ew.lower(program, "tflite", tmp_path)) as session:
         got = session.run({name: value.numpy() for name, value in batch.items()})
     assert all(sqnr_db(value.numpy(), got[name]) > 80 for name, value in program.run(batch).items())
-
-
-class Tied(nn.Module):
-    """A table that is looked up, and multiplied with at the end: as in language models."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words, self.layer, self.head = nn.Embedding(96, 64), nn.Linear(64, 64), nn.Linear(64, 96, bias=False)
-        self.head.weight = self.words.weight
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(F.gelu(self.layer(self.words(tokens))))
 
 
 @pytest.mark.parametrize(("target", "scheme"), PAIRS)
