@@ -36,14 +36,10 @@ class SpellOutWeights:
                 continue
             if stored.bits < 8 and all(user.target is aten.linear.default for user in node.users):
                 continue
-            scales = stored.scales
-            for axis, width in enumerate(stored.block):
-                if 1 < width < stored.integers.shape[axis]:
-                    scales = scales.repeat_interleave(width, axis)
             source = node.args[0]
             assert isinstance(source, Node), "a constant"
             wide = insert_call(program, node, aten.to.dtype, source, torch.float32)
-            factor = add_constant(program, f"{stored.name}_factor", scales, node)
+            factor = add_constant(program, f"{stored.name}_factor", stored.factors, node)
             replace(node, insert_call(program, node, aten.mul.Tensor, wide, factor))
             rewrites += 1
         return PassReport(rewrites)

@@ -38,6 +38,20 @@ class StoredIntegers:
         return (self.highest - self.lowest).bit_length()
 
     @property
+    def factors(self) -> Tensor:
+        """What the integers are multiplied with: float32, of size 1 along axes that a block takes whole."""
+        scales = self.scales
+        for axis, width in enumerate(self.block):
+            if 1 < width < self.integers.shape[axis]:
+                scales = scales.repeat_interleave(width, axis)
+        return scales
+
+    @property
+    def restored(self) -> Tensor:
+        """The weight: float32, shaped like the integers."""
+        return self.integers.to(torch.float32) * self.factors
+
+    @property
     def packed_bytes(self) -> int:
         return (self.integers.numel() * self.bits + 7) // 8
 

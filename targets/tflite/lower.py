@@ -81,10 +81,6 @@ def _with_float_weights(program: Program) -> Program:
     work.erase_dead()
     KeepWeights().run(work, Context())
     for weight in _stored_by_us(work):
-        scales = weight.scales
-        for axis, width in enumerate(weight.block):
-            scales = scales.repeat_interleave(width, axis)
-        value = weight.integers.to(scales.dtype) * scales
-        replace_node(weight.node, add_constant(work, f"{weight.name}_restored", value, weight.node))
+        replace_node(weight.node, add_constant(work, f"{weight.name}_restored", weight.restored, weight.node))
     work.erase_dead()
     return work

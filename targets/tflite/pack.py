@@ -83,11 +83,7 @@ def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
 
 
 def _turned(stored: StoredIntegers) -> Iterable[tuple[bytes, _Found]]:
-    integers = stored.integers.numpy()
-    scales = stored.scales.numpy()
-    for axis, width in enumerate(stored.block):
-        scales = np.repeat(scales, width, axis)
-    floats = integers.astype(np.float32) * scales
+    integers, floats = stored.integers.numpy(), stored.restored.numpy()
     for turn in TURNS[integers.ndim]:
         yield _key(floats.transpose(turn)), _Found(stored, integers.transpose(turn).reshape(-1), turn)
 
