@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,13 +120,7 @@ class Program:
             results = self.module(*(inputs[spec.name] for spec in self.inputs))
         return dict(zip((spec.name for spec in self.outputs), results, strict=True))
 
-    def exported(self) -> torch.export.ExportedProgram:
-        """The same graph as an ExportedProgram, the form that converters take."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.export.export(self.module, self.example, strict=False, dynamic_shapes=self._axes())
-
-    def _axes(self) -> tuple[dict[int, Any], ...] | None:
+    def open_axes(self) -> tuple[dict[int, Any], ...] | None:
         """The open axes of each input, as torch.export wants them."""
         if not self.dims:
             return None
@@ -233,7 +226,9 @@ class Program:
 
     def save(self, path: Path) -> None:
         """Write the program for another process of ours. (It is trusted there: never a format to ship.)"""
-        torch.export.save(self.exported(), path)
+        from edgewright.pipeline.exported import as_exported
+
+        torch.export.save(as_exported(self), path)
 
     @staticmethod
     def load(

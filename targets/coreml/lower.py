@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from edgewright.pipeline.decompose_once import decomposing_once
+from edgewright.pipeline.exported import as_exported
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.shapes import SHAPES
@@ -33,11 +35,11 @@ def write_mlpackage(program: Program, path: Path, *, spec: int = 8) -> None:
     """
     from edgewright.pipeline.lowering import refuse
 
-    with quiet():
+    with quiet(), decomposing_once():
         ct = import_coremltools()
         half = "float16" in program.weight_bytes()
         register_weights()
-        exported = program.exported().run_decompositions({})
+        exported = as_exported(program).run_decompositions({})
         refuse(unknown_operations(exported))
         converted = ct.convert(
             exported,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgewright.pipeline.exported import as_exported
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 from edgewright.targets.executorch.refusals import missing_kernels
@@ -33,7 +34,7 @@ def write_pte(program: Program, path: Path) -> None:
         from edgewright.targets.executorch.spell_out import spell_out_weights
 
         edge = to_edge_transform_and_lower(
-            with_own_storages(program.exported()),
+            with_own_storages(as_exported(program)),
             partitioner=[XnnpackPartitioner()],
             constant_methods={PORTS: json.dumps(ports)},
             # What it would complain of one by one is refused below, all at once.

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from edgewright.pipeline.decompose_once import decomposing_once
+from edgewright.pipeline.exported import as_exported
 from edgewright.pipeline.passes.stored_integers import narrow_layers
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
@@ -25,9 +27,9 @@ def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bo
     import torch
 
     known = translations(program)
-    with quiet():
+    with quiet(), decomposing_once():
         exported = torch.onnx.export(
-            program.exported(),
+            as_exported(program),
             dynamo=True,
             verbose=False,
             opset_version=min(opset, EXPORTED),

@@ -19,6 +19,7 @@ from edgewright.errors import CalibrationError, CaptureError, ReleaseError, Shap
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.compress import compress
 from edgewright.pipeline.export import export
+from edgewright.pipeline.exported import as_exported
 from edgewright.pipeline.metrics import sqnr_by_output
 from edgewright.pipeline.package import read_vectors
 from edgewright.pipeline.passes.graph import value_of
@@ -217,7 +218,7 @@ def test_a_program_at_a_size_is_fixed_and_computes_the_same(make: Any) -> None:
         assert not any("sym_size" in str(node.target) for node in fixed.graph.nodes)
         expected, found = make().run(feed(sizes)), fixed.run(feed(sizes))
         assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in expected.items())
-        assert fixed.exported().range_constraints == {}
+        assert as_exported(fixed).range_constraints == {}
 
 
 def test_encodings_are_the_same_at_every_size() -> None:

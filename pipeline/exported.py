@@ -1,0 +1,130 @@
+"""Program -> torch.export.ExportedProgram, the form that converters take, without tracing the graph anew."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from operator import getitem
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.export.exported_program import ExportedProgram, ModuleCallEntry, ModuleCallSignature
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+from torch.fx import Graph, Node
+from torch.nn import Module, Parameter
+
+from edgewright.pipeline.program import Program
+
+PREFIXES = {InputKind.PARAMETER: "p_", InputKind.BUFFER: "b_", InputKind.CONSTANT_TENSOR: "c_"}  # torch.export's
+
+
+def as_exported(program: Program) -> ExportedProgram:
+    """The same graph with its constants as inputs. Where sizes are open or graphs nested, torch.export traces it."""
+    if not program.dims and all(_is_plain(node) for node in program.graph.nodes):
+        return _lifted(program)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(program.module, program.example, strict=False, dynamic_shapes=program.open_axes())
+
+
+def _is_plain(node: Node) -> bool:
+    """Whether it is an operation of PyTorch on tensors and numbers, or the result of one."""
+    return node.op != "call_function" or node.target is getitem or isinstance(node.target, OpOverload)
+
+
+def _lifted(program: Program) -> ExportedProgram:
+    mode = _mode_of(program)
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    inputs: list[InputSpec] = []
+    held: dict[InputKind, dict[str, Tensor]] = {kind: {} for kind in PREFIXES}
+    taken = {node.name for node in program.graph.find_nodes(op="placeholder")}
+    for kind, constants in _by_kind(program).items():
+        for name, nodes in constants.items():
+            tensor = program.tensor(nodes[0])
+            wanted = PREFIXES[kind] + name.replace(".", "_").lower()
+            place = graph.placeholder(f"{wanted}_" if wanted in taken else wanted)
+            place.meta["val"] = mode.from_tensor(tensor, static_shapes=True)
+            copies |= dict.fromkeys(nodes, place)
+            held[kind][name] = tensor
+            persistent = True if kind is InputKind.BUFFER else None
+            inputs.append(InputSpec(kind, TensorArgument(place.name), name, persistent))
+    for node in program.graph.nodes:
+        if node.op not in ("get_attr", "output"):
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        if node.op == "placeholder":
+            inputs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(copies[node].name), None))
+    graph.output(tuple(copies[result] for result in program.graph.output_node().args[0]))
+    state = held[InputKind.PARAMETER] | held[InputKind.BUFFER]
+    return assemble(graph, inputs, state, held[InputKind.CONSTANT_TENSOR], (program.example, {}))
+
+
+def assemble(
+    graph: Graph,
+    inputs: Sequence[InputSpec],
+    state: Mapping[str, Tensor],
+    constants: Mapping[str, Tensor],
+    example: tuple[tuple[Tensor, ...], dict[str, Tensor]],
+) -> ExportedProgram:
+    """An ExportedProgram of a graph that takes tensors and returns a tuple of them.
+
+    Args:
+        inputs: one for each placeholder, in order.
+        state, constants: the tensors of those placeholders that are no inputs of the user.
+        example: of those that are: positional ones, then those by name.
+    """
+    results = graph.output_node().args[0]
+    outputs = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None) for result in results]
+    call = ModuleCallSignature(
+        inputs=[spec.arg for spec in inputs if spec.kind is InputKind.USER_INPUT],
+        outputs=[spec.arg for spec in outputs],
+        in_spec=pytree.tree_structure(example),
+        out_spec=pytree.tree_structure(results),
+    )
+    return ExportedProgram(
+        root=Module(),
+        graph=graph,
+        graph_signature=ExportGraphSignature(list(inputs), outputs),
+        state_dict=dict(state),
+        range_constraints={},
+        module_call_graph=[ModuleCallEntry("", call)],
+        example_inputs=example,
+        constants=dict(constants),
+    )
+
+
+def _by_kind(program: Program) -> dict[InputKind, dict[str, list[Node]]]:
+    """The nodes that read each constant, by its name: parameters first, as torch.export has them."""
+    buffers = dict(program.module.named_buffers(remove_duplicate=False))
+    found: dict[InputKind, dict[str, list[Node]]] = {kind: {} for kind in PREFIXES}
+    for node, tensor in program.constants():
+        name = str(node.target)
+        kind = InputKind.BUFFER if name in buffers else InputKind.CONSTANT_TENSOR
+        kind = InputKind.PARAMETER if isinstance(tensor, Parameter) else kind
+        found[kind].setdefault(name, []).append(node)
+    return found
+
+
+def _mode_of(program: Program) -> FakeTensorMode:
+    """The one mode of the graph's shapes: converters mix no two."""
+    modes = _modes(program)
+    if len(modes) != 1:
+        program.propagate()
+        modes = _modes(program)
+    (mode,) = modes
+    return mode
+
+
+def _modes(program: Program) -> set[FakeTensorMode]:
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op in ("placeholder", "call_function")]
+    return {value.fake_mode for value in pytree.tree_leaves(values) if isinstance(value, FakeTensor)}
