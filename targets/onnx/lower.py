@@ -16,6 +16,7 @@ from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.onnx.blocks import narrow_weights, pack_blocks, translations
 from edgewright.targets.onnx.norms import part_norms
 from edgewright.targets.onnx.pooling import pool_means
+from edgewright.targets.onnx.rewriting import matching_by_operation
 
 INT8, FLOAT16, BFLOAT16 = 3, 10, 16  # onnx.TensorProto's
 EXPORTED = 21  # later opsets add dtypes to the operations of this one, and others that older runtimes lack
@@ -70,8 +71,9 @@ def _optimize(model: Any) -> None:
         stored = any(value is not None and value.dtype in (INT8, FLOAT16, BFLOAT16) for value in node.inputs)
         return False if node.op_type == "Cast" and stored else None
 
-    onnxscript.optimizer.optimize_ir(model, should_fold=folds)
-    onnxscript.rewriter.onnx_fusions.fuse(model)
+    with matching_by_operation():
+        onnxscript.optimizer.optimize_ir(model, should_fold=folds)
+        onnxscript.rewriter.onnx_fusions.fuse(model)
     DeduplicateInitializersPass(size_limit=sys.maxsize)(model)
 
 
