@@ -85,12 +85,8 @@ def assemble(
     """
     results = graph.output_node().args[0]
     outputs = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None) for result in results]
-    call = ModuleCallSignature(
-        inputs=[spec.arg for spec in inputs if spec.kind is InputKind.USER_INPUT],
-        outputs=[spec.arg for spec in outputs],
-        in_spec=pytree.tree_structure(example),
-        out_spec=pytree.tree_structure(results),
-    )
+    # As torch.export has them: for the model itself it names no values.
+    call = ModuleCallSignature([], [], pytree.tree_structure(example), pytree.tree_structure(results))
     return ExportedProgram(
         root=Module(),
         graph=graph,
