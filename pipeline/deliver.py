@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from edgewright.pipeline.arrays import load_samples_file, save_samples_file
+from edgewright.pipeline.handover import load_program
 from edgewright.pipeline.lowering import write_files
 from edgewright.pipeline.metric import Metric, Swap, metric_value
 from edgewright.pipeline.predictor import Recall, Run
-from edgewright.pipeline.program import Program, TensorSpec
+from edgewright.pipeline.program import TensorSpec
 from edgewright.pipeline.shapes import Dim
 from edgewright.targets import get_target
 
@@ -62,7 +63,7 @@ def run_delivery(folder: Path, **arguments: Any) -> dict[str, Any]:
         now = time.perf_counter()
         seconds[stage], started = now - started, now
 
-    program = Program.load(Path(job.program), job.inputs, job.outputs, job.dims)
+    program = load_program(Path(job.program), job.inputs, job.outputs, job.dims)
     lap("load")
     artifact = write_files(program, target, Path(job.artifact), integer_boundary=job.integer_boundary)
     lap("lower")

@@ -37,13 +37,13 @@ def run_drift(folder: Path, **arguments: Any) -> dict[str, Any]:
     from edgewright.pipeline.arrays import load_samples_file
     from edgewright.pipeline.deliver import delivery_of
     from edgewright.pipeline.drift import SAMPLES, find_drift
-    from edgewright.pipeline.program import Program
+    from edgewright.pipeline.handover import load_program
     from edgewright.targets import get_target
 
     torch.set_num_threads(1)
     done = Path(DriftJob(**arguments).delivery)
     job = delivery_of(json.loads((done / "job.json").read_text())["arguments"])
-    program = Program.load(Path(job.program), job.inputs, job.outputs, job.dims)
+    program = load_program(Path(job.program), job.inputs, job.outputs, job.dims)
     samples = load_samples_file(Path(job.samples))[:SAMPLES]
     found = load_samples_file(done / "outputs.npz")[:SAMPLES]
     target = get_target(job.target, job.minimum)

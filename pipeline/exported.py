@@ -30,16 +30,20 @@ PREFIXES = {InputKind.PARAMETER: "p_", InputKind.BUFFER: "b_", InputKind.CONSTAN
 
 def as_exported(program: Program) -> ExportedProgram:
     """The same graph with its constants as inputs. Where sizes are open or graphs nested, torch.export traces it."""
-    if not program.dims and all(_is_plain(node) for node in program.graph.nodes):
+    if is_plain(program):
         return _lifted(program)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(program.module, program.example, strict=False, dynamic_shapes=program.open_axes())
 
 
-def _is_plain(node: Node) -> bool:
-    """Whether it is an operation of PyTorch on tensors and numbers, or the result of one."""
-    return node.op != "call_function" or node.target is getitem or isinstance(node.target, OpOverload)
+def is_plain(program: Program) -> bool:
+    """Whether all sizes are fixed, and each step is an operation of PyTorch (no nested graph)."""
+    return not program.dims and all(
+        node.target is getitem or isinstance(node.target, OpOverload)
+        for node in program.graph.nodes
+        if node.op == "call_function"
+    )
 
 
 def _lifted(program: Program) -> ExportedProgram:

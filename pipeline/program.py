@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -223,34 +221,6 @@ class Program:
                 parent, _, leaf = name.rpartition(".")
                 delattr(self.module.get_submodule(parent), leaf)
         self.module.delete_all_unused_submodules()
-
-    def save(self, path: Path) -> None:
-        """Write the program for another process of ours. (It is trusted there: never a format to ship.)"""
-        from edgewright.pipeline.exported import as_exported
-
-        torch.export.save(as_exported(self), path)
-
-    @staticmethod
-    def load(
-        path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], dims: tuple[Dim, ...] = ()
-    ) -> Program:
-        """Read what `save` wrote. Only for files that this process's own run made: loading can execute code."""
-        if _names(path, b"torchao"):
-            import torchao.quantization.quant_primitives  # noqa: F401  (registers its operations)
-        if _names(path, LOOK_UP.encode()):
-            import edgewright.pipeline.look_up  # noqa: F401  (registers the operation)
-        exported = torch.export.load(path)
-        module = flat_module(exported)
-        if dims:
-            keep_open(module)
-        return Program(module, inputs, outputs, tuple(exported.example_inputs[0]), dims)
-
-
-def _names(path: Path, operation: bytes) -> bool:
-    """Whether a saved program has such an operation: what registers them is imported for those alone."""
-    with zipfile.ZipFile(path) as archive:
-        graphs = [name for name in archive.namelist() if "/models/" in name and name.endswith(".json")]
-        return any(operation in archive.read(name) for name in graphs)
 
 
 def symbols_of(placeholders: Iterable[Node], shapes: Iterable[Shape]) -> dict[Any, str]:

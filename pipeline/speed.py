@@ -14,10 +14,10 @@ import numpy as np
 from edgewright.errors import EdgewrightError
 from edgewright.pipeline.arrays import load_samples_file
 from edgewright.pipeline.deliver import Delivery, delivery_of
+from edgewright.pipeline.handover import load_program, save_program
 from edgewright.pipeline.jobs import JOBS, run_job
 from edgewright.pipeline.lowering import write_files
 from edgewright.pipeline.package import ARTIFACT
-from edgewright.pipeline.program import Program
 from edgewright.pipeline.results import Figure, SlowOperation, SpeedResult
 from edgewright.targets import get_target
 from edgewright.targets.base import Inspection
@@ -60,7 +60,7 @@ def compare_with_float32(
     """
     folder = staging / JOBS / delivery.label / "speed"
     folder.mkdir()
-    subject.original.save(folder / "original.pt2")
+    save_program(subject.original, folder / "original.pt2")
     job = Delivery(
         target=delivery.section.target,
         program=str(folder / "original.pt2"),
@@ -162,7 +162,7 @@ def run_comparison(folder: Path, **arguments: Any) -> dict[str, Any]:
     torch.set_num_threads(1)
     job = delivery_of(arguments)
     target = get_target(job.target, job.minimum)
-    program = Program.load(Path(job.program), job.inputs, job.outputs, job.dims)
+    program = load_program(Path(job.program), job.inputs, job.outputs, job.dims)
     place = folder / "float32"
     place.mkdir()
     float32 = write_files(compress(program, []).program, target, place)

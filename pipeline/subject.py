@@ -17,6 +17,7 @@ from edgewright.errors import CaptureError, ReleaseError, did_you_mean
 from edgewright.pipeline.arrays import save_samples_file
 from edgewright.pipeline.breakdown import ModuleShare, break_down
 from edgewright.pipeline.capture import capture
+from edgewright.pipeline.handover import save_program
 from edgewright.pipeline.metric import Metric, Swap, bind_inputs, metric_value
 from edgewright.pipeline.passes.base import Context, Pass
 from edgewright.pipeline.passes.runner import Ran, run_passes
@@ -95,7 +96,7 @@ class Subject:
         """Put the program and the validation inputs where worker processes find them."""
         name = f"part-{self.part}" if self.part else "model"
         self.file, self.samples_file = folder / f".{name}.pt2", folder / f".{name}.npz"
-        self.program.save(self.file)
+        save_program(self.program, self.file)
         save_samples_file(self.samples_file, self.validation)
 
     def run_references(self, metric: Metric | None) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from edgewright.errors import CaptureError, CheckpointError
 from edgewright.pipeline.capture import capture
+from edgewright.pipeline.handover import load_program, save_program
 from edgewright.pipeline.passes.fold_batchnorm import FoldBatchnorm
 from edgewright.pipeline.passes.runner import run_passes
-from edgewright.pipeline.program import Program
 from tests.small_models import SMALL, captured, quantized
 
 X = torch.linspace(-1.0, 1.0, 8).reshape(2, 4)
@@ -479,8 +479,8 @@ def test_a_missing_pt2_file_is_refused_by_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cnn", "encoder", "two_inputs"])
 def test_a_quantized_program_survives_saving(name: str, tmp_path: Path) -> None:
     program = quantized(name)
-    program.save(tmp_path / "program.pt2")
-    loaded = Program.load(tmp_path / "program.pt2", program.inputs, program.outputs)
+    save_program(program, tmp_path / "program.pt2")
+    loaded = load_program(tmp_path / "program.pt2", program.inputs, program.outputs)
     assert loaded.weight_bytes() == program.weight_bytes()
     for batch in SMALL[name].batches(3, seed=4):
         expected, got = program.run(batch), loaded.run(batch)
@@ -491,8 +491,8 @@ def test_a_quantized_program_survives_saving(name: str, tmp_path: Path) -> None:
 def test_a_loaded_program_passes_through_an_idle_pass(tmp_path: Path) -> None:
     """What loading leaves dead in the graph is not counted against the next pass."""
     program = quantized("encoder")
-    program.save(tmp_path / "program.pt2")
-    loaded = Program.load(tmp_path / "program.pt2", program.inputs, program.outputs)
+    save_program(program, tmp_path / "program.pt2")
+    loaded = load_program(tmp_path / "program.pt2", program.inputs, program.outputs)
     assert run_passes(loaded, [FoldBatchnorm()]).reports[0].report.rewrites == 0
 
 
