@@ -21,6 +21,7 @@ from torch.nn import Module
 
 from edgewright.pipeline.exported import as_exported, is_plain
 from edgewright.pipeline.program import LOOK_UP, Program, TensorSpec, flat_module, keep_open
+from edgewright.pipeline.propagation import mark_propagated
 from edgewright.pipeline.shapes import Dim
 
 
@@ -118,6 +119,7 @@ def _module_of(saved: dict[str, Any]) -> GraphModule:
                 Like, lambda like: torch.empty_strided(like.shape, like.strides, dtype=like.dtype), notes.get("val")
             )
         node.meta.update(notes)
+    mark_propagated(graph)
     root = Module()
     for name, tensor in saved["tensors"].items():
         _put(root, name, tensor, name in saved["buffers"])

@@ -12,10 +12,10 @@ import torch
 import torch.ao.quantization.fx._decomposed
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
+from edgewright.pipeline.propagation import propagate
 from edgewright.pipeline.shapes import Dim, OpenShapes, Shape, sized
 
 LOOK_UP = "edgewright.look_up.default"  # by name: its module registers it
@@ -157,15 +157,13 @@ class Program:
 
         Open dimensions stay symbols: those that the capture made, which the placeholders keep.
         """
-        with torch.no_grad():
-            if self.dims:
-                given = [node.meta["val"] for node in self.graph.find_nodes(op="placeholder")]
-                mode = given[0].fake_mode
-                # As the capture does: PyTorch's compiled forms of some operations (resizing) fix their sizes.
-                with enable_python_dispatcher(), mode.shape_env.suppress_guards():
-                    return tuple(FakeTensorProp(self.module, mode).propagate_dont_convert_inputs(*given))
-            mode = FakeTensorMode(allow_non_fake_inputs=True)
-            return tuple(FakeTensorProp(self.module, mode).propagate(*self.example))
+        if not self.dims:
+            return propagate(self.graph, self.example, self.tensor)
+        given = [node.meta["val"] for node in self.graph.find_nodes(op="placeholder")]
+        mode = given[0].fake_mode
+        # As the capture does: PyTorch's compiled forms of some operations (resizing) fix their sizes.
+        with torch.no_grad(), enable_python_dispatcher(), mode.shape_env.suppress_guards():
+            return tuple(FakeTensorProp(self.module, mode).propagate_dont_convert_inputs(*given))
 
     def symbols(self) -> dict[Any, str]:
         """The names of the open dimensions by their symbols in `meta["val"]`."""

@@ -74,12 +74,14 @@ def run_passes(
     context.forget()
     for step in passes:
         progress(step.name)
-        before = work.graph.python_code("self").src
+        before = _text(work)
         weights = {found.layer.name: work.tensor(found.constant) for found in layer_weights(work)}
         try:
             report = step.run(work, context)
-            work.erase_dead()
-            changed = work.graph.python_code("self").src != before
+            changed = _text(work) != before
+            if changed or report.rewrites:
+                work.erase_dead()
+                changed = _text(work) != before
             if changed or report.rewrites:  # what was left alone was verified before
                 _verify(work, step)
                 if not getattr(step, "keeps_values", False):
@@ -103,6 +105,11 @@ def run_passes(
             still = {found.layer.name for found in layer_weights(work)}
             floats |= {name: weight for name, weight in weights.items() if name not in still}
     return Compressed(work, tuple(ran), floats)
+
+
+def _text(program: Program) -> list[str]:
+    """What a pass can change in a graph, node by node."""
+    return [f"{node.name} = {node.op} {node.target} {node.args} {node.kwargs}" for node in program.graph.nodes]
 
 
 def _verify(program: Program, step: Pass) -> None:
