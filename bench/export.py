@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,13 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from edgewright.device_profiles.host import detect_host
-from edgewright.pipeline.export import RESULT
-from edgewright.pipeline.jobs import JOBS
+from edgewright.pipeline.export import RESULT, SERVER
+from edgewright.pipeline.jobs import JOBS, LOG
 from edgewright.pipeline.results import ReleaseResult
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-c", "from edgewright.pipeline.cli import main; main()")
-WORKER = "edgewright.pipeline.worker"
 PARENT = "parent"
 MEASURE = "measure"  # the folder of a measurement, inside of its delivery's
 
@@ -129,23 +129,25 @@ def sizes_below(process: psutil.Process) -> dict[str, int]:
     names: dict[int, str] = {process.pid: PARENT}
     for member in tree:
         try:
-            name = names.get(member.pid) or job_of(member.cmdline()) or names.get(member.ppid(), PARENT)
+            job = job_of(member)
             # A child that has not yet called exec shares the pages of its parent: counted there.
-            if member.pid != process.pid and member.cmdline() == member.parent().cmdline():
+            if not job and member.pid != process.pid and member.cmdline() == member.parent().cmdline():
                 continue
+            name = names.get(member.pid) or job or names.get(member.ppid(), PARENT)
             sizes[name] = sizes.get(name, 0) + member.memory_info().rss
             names[member.pid] = name
-        except (psutil.Error, AttributeError):  # it ended meanwhile
+        except (psutil.Error, OSError, AttributeError):  # it ended meanwhile
             continue
     return sizes
 
 
-def job_of(command: Sequence[str]) -> str | None:
-    """The job of a worker process (the folder that it works in, below the one of all jobs), None for any other."""
-    if WORKER not in command:
-        return None
-    parts = Path(command[-1]).parts
-    return "/".join(parts[parts.index(JOBS) + 1 :]) if JOBS in parts else parts[-1]
+def job_of(process: psutil.Process) -> str | None:
+    """The job of a worker process, or the jobs' server: the folder of its log, below the one of all jobs."""
+    for output in (1, 2):  # a server's answers go to a pipe, its errors to the log
+        file = Path(os.readlink(f"/proc/{process.pid}/fd/{output}"))
+        if file.name == LOG and JOBS in file.parts:
+            return "/".join(file.parts[file.parts.index(JOBS) + 1 : -1])
+    return None
 
 
 def misses(example: str, seconds: float, together: int, result: ReleaseResult) -> Iterator[str]:
@@ -173,6 +175,7 @@ def print_table(console: Console, row: Measured) -> None:
         table.add_row(f"worker: {name}", f"{sum(parts.values()):.1f}", gigabytes(row, name), spelled)
         table.add_row("  its measurement", "", gigabytes(row, f"{name}/{MEASURE}"), "")
     table.add_row(PARENT, "", gigabytes(row, PARENT), "")
+    table.add_row("server of jobs", "", gigabytes(row, SERVER), "")
     table.add_section()
     limits = f"limits: {SECONDS[row.example]:.0f} s, {MOST_BYTES[row.example] / GB:.0f} GB"
     table.add_row("all together", f"{row.seconds:.1f}", f"{row.together_bytes / GB:.2f}", limits)

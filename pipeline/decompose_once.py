@@ -128,8 +128,10 @@ def _may_change(node: Node, table: Table) -> bool:
     """Whether PyTorch could decompose it: by the table, as a composite operation, or as a Python function."""
     if node.op != "call_function" or node.target is getitem:
         return False
-    known = isinstance(node.target, OpOverload)
-    return not known or node.target in table or node.target.has_kernel_for_dispatch_key(COMPOSITE)
+    operation = node.target
+    if not isinstance(operation, OpOverload):
+        return True
+    return operation in table or operation.has_kernel_for_dispatch_key(COMPOSITE)
 
 
 def _key(node: Node) -> str:
@@ -156,11 +158,12 @@ def _pieces(distinct: Mapping[str, Node], table: Table, whole: Whole) -> dict[st
     for key, node in distinct.items():
         own = dict(zip(node.all_input_nodes, inputs[key], strict=True))
         args, kwargs = map_arg((node.args, node.kwargs), own.__getitem__)
-        is_function = isinstance(node.target, FunctionType)
-        call = graph.call_function(STAND_IN if is_function else node.target, args, kwargs)
+        operation: Any = node.target
+        is_function = isinstance(operation, FunctionType)
+        call = graph.call_function(STAND_IN if is_function else operation, args, kwargs)
         call.meta["val"] = node.meta["val"]
         if is_function:
-            functions[call] = node.target
+            functions[call] = operation
         results += [call] if isinstance(node.meta["val"], Tensor) else _picked(graph, call)
     graph.output(tuple(results))
     places = graph.find_nodes(op="placeholder")

@@ -16,9 +16,9 @@ from edgewright.calibration.batches import Sample, digest_of, load_samples
 from edgewright.errors import CalibrationError, LoweringError
 from edgewright.pipeline.assess import assess, failed
 from edgewright.pipeline.deliver import Delivery
-from edgewright.pipeline.early_workers import EarlyWorkers
 from edgewright.pipeline.environment import describe_host, versions_of
-from edgewright.pipeline.jobs import JOBS, stop_jobs
+from edgewright.pipeline.forked_jobs import ForkedJobs
+from edgewright.pipeline.jobs import JOBS, run_job, stop_jobs
 from edgewright.pipeline.metric import Metric, MetricInput, Swap
 from edgewright.pipeline.package import publish, sha256_of, zip_package
 from edgewright.pipeline.passes.runner import Ran
@@ -36,6 +36,7 @@ from edgewright.pipeline.subject import Subject, part_of, saved_program, whole_m
 from edgewright.pipeline.training import Training
 
 RESULT, REPORT = "release.json", "report.html"
+SERVER = ".server"  # the folder of the jobs' server; no delivery's name starts with a dot
 SIDE_BY_SIDE = 2  # converters at once
 Progress = Callable[[str], None]
 
@@ -111,9 +112,7 @@ def export(
     # Half of the cores: the converters' processes have the rest, and threads that wait for a core spin.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     with staging_folder(out) as staging:
-        workers = EarlyWorkers(
-            {_job_folder(staging, delivery): delivery.section.target for delivery in plan.deliveries}
-        )
+        workers = ForkedJobs(staging / JOBS / SERVER)
         try:
             material = replace(_load(content, plan, stages, trust_input, roots), runtimes_folder=runtimes_folder)
             deliveries = _deliver(material, workers, staging, stages, strict, timeout_s)
@@ -208,7 +207,7 @@ def _subjects(
 
 
 def _deliver(
-    material: Material, workers: EarlyWorkers, staging: Path, stages: Stages, strict: bool, timeout_s: float
+    material: Material, workers: ForkedJobs, staging: Path, stages: Stages, strict: bool, timeout_s: float
 ) -> list[DeliveryResult]:
     """Converters run side by side, two at a time; the references of the graphs are run meanwhile."""
     jobs: dict[str, Future[dict[str, object]]] = {}
@@ -244,7 +243,7 @@ def _deliver(
 
 
 def _run(
-    material: Material, delivery: PlannedDelivery, workers: EarlyWorkers, staging: Path, timeout_s: float
+    material: Material, delivery: PlannedDelivery, workers: ForkedJobs, staging: Path, timeout_s: float
 ) -> dict[str, object]:
     subject = material.subjects[delivery.section.part]
     artifact = staging / delivery.label / "artifact"
@@ -263,11 +262,7 @@ def _run(
         integer_boundary=delivery.section.integer_boundary,
         minimum=delivery.minimum,
     )
-    return workers.take(_job_folder(staging, delivery)).run("deliver", job, timeout_s)
-
-
-def _job_folder(staging: Path, delivery: PlannedDelivery) -> Path:
-    return staging / JOBS / delivery.label
+    return run_job("deliver", job, staging / JOBS / delivery.label, timeout_s, workers.start)
 
 
 def _wait(job: Future[dict[str, object]]) -> None:

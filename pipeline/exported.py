@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from operator import getitem
+from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -68,7 +69,8 @@ def _lifted(program: Program) -> ExportedProgram:
             copies[node] = graph.node_copy(node, copies.__getitem__)
         if node.op == "placeholder":
             inputs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(copies[node].name), None))
-    graph.output(tuple(copies[result] for result in program.graph.output_node().args[0]))
+    results: Any = program.graph.output_node().args[0]
+    graph.output(tuple(copies[result] for result in results))
     state = held[InputKind.PARAMETER] | held[InputKind.BUFFER]
     return assemble(graph, inputs, state, held[InputKind.CONSTANT_TENSOR], (program.example, {}))
 
@@ -87,7 +89,7 @@ def assemble(
         state, constants: the tensors of those placeholders that are no inputs of the user.
         example: of those that are: positional ones, then those by name.
     """
-    results = graph.output_node().args[0]
+    results: Any = graph.output_node().args[0]
     outputs = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None) for result in results]
     # As torch.export has them: for the model itself it names no values.
     call = ModuleCallSignature([], [], pytree.tree_structure(example), pytree.tree_structure(results))

@@ -46,14 +46,9 @@ def save_program(program: Program, path: Path) -> None:
     if not is_plain(program):
         torch.export.save(as_exported(program), path)
         return
+    refer: Any = lambda node: Ref(node.name)  # noqa: E731  (map_arg is typed for nodes)
     nodes = [
-        (
-            node.op,
-            node.name,
-            str(node.target),
-            map_arg((node.args, node.kwargs), lambda arg: Ref(arg.name)),
-            _notes(node),
-        )
+        (node.op, node.name, str(node.target), map_arg((node.args, node.kwargs), refer), _notes(node))
         for node in program.graph.nodes
     ]
     tensors = program.tensors()

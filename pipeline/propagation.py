@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -46,7 +47,8 @@ def _mode_of(graph: Graph) -> FakeTensorMode:
     """That of the last time; a new one if there was none, and everything is computed."""
     first = next(iter(graph.nodes))
     if KNOWN in first.meta:
-        return first.meta["val"].fake_mode
+        mode: FakeTensorMode = first.meta["val"].fake_mode
+        return mode
     for node in graph.nodes:
         node.meta.pop(KNOWN, None)
     return FakeTensorMode(allow_non_fake_inputs=True)
@@ -56,7 +58,8 @@ def _call(node: Node) -> None:
     origin = _origin(node)
     if node.meta.get(KNOWN) != origin:
         args, kwargs = map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
-        node.meta["val"] = node.target(*args, **kwargs)
+        operation: Any = node.target
+        node.meta["val"] = operation(*args, **kwargs)
         node.meta[KNOWN] = origin
 
 

@@ -1,24 +1,17 @@
-"""The other side of jobs.py: `python -m edgewright.pipeline.worker [TARGET] FOLDER` runs one job.
-
-It waits for a line on its standard input, with TARGET's modules imported meanwhile; then it reads the job in FOLDER and
-leaves the result there.
-"""
+"""The other side of jobs.py: `python -m edgewright.pipeline.worker FOLDER` runs the job in a folder."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import importlib
 import json
-import select
 import signal
 import sys
 import traceback
 from pathlib import Path
 
 from edgewright.errors import EdgewrightError
-from edgewright.pipeline.jobs import READY
 
 JOBS = {
     "deliver": "edgewright.pipeline.deliver:run_delivery",
@@ -30,16 +23,10 @@ JOBS = {
 PR_SET_PDEATHSIG = 1
 
 
-def main(folder: Path, target: str | None = None) -> int:
-    if sys.platform == "linux":  # die with the parent, however that ends
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def main(folder: Path) -> int:
+    """Run a job and leave its result, or its failure, in the folder; gives the exit code."""
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    # Readable at once: the job is there already, or the parent is gone.
-    if target is not None and not select.select([sys.stdin], [], [], 0)[0]:
-        _preload(target)
-    (folder / READY).touch()
-    if not sys.stdin.readline():
-        return 1  # the parent gave up before there was a job
     job = json.loads((folder / "job.json").read_text())
     module, _, function = JOBS[job["kind"]].partition(":")
     try:
@@ -55,13 +42,10 @@ def main(folder: Path, target: str | None = None) -> int:
     return 0
 
 
-def _preload(target: str) -> None:
-    from edgewright.targets import get_target
-
-    with contextlib.suppress(Exception):  # the job meets the same fault, and tells it
-        importlib.import_module(JOBS["deliver"].partition(":")[0])
-        importlib.import_module("torch.export.pt2_archive")  # torch.export.load imports it
-        get_target(target).preload()
+def die_with_parent() -> None:
+    """However the parent ends, this process is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _fail(folder: Path, message: str, refusals: list[dict[str, str]]) -> None:
@@ -69,4 +53,4 @@ def _fail(folder: Path, message: str, refusals: list[dict[str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[-1]), *sys.argv[1:-1]))
+    raise SystemExit(main(Path(sys.argv[-1])))

@@ -278,10 +278,6 @@ class Target(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def preload(self) -> None:
-        """Import what `lower` and `open` need: a worker does so while it waits for its program."""
-        ...
-
     def legalize(self) -> tuple[Pass, ...]:
         """The rewrites that this format needs, in order."""
         ...

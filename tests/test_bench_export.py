@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,10 +12,10 @@ import pytest
 from bench import export
 from edgewright.pipeline.results import DeliveryResult, ReleaseResult
 
-WORKER = f"""
+STARTER = """
 import subprocess, sys
 work = "import time; kept = bytearray(60_000_000); time.sleep(30)"
-subprocess.run([sys.executable, "-c", work, "{export.WORKER}", "{export.JOBS}/phone"])
+subprocess.run([sys.executable, "-c", work], stdout=open(sys.argv[1], "wb"))
 """
 
 
@@ -39,23 +40,19 @@ def test_peaks_together_are_of_one_moment_and_not_the_sum_of_peaks() -> None:
     assert peaks.together == 6
 
 
-def test_workers_are_named_by_their_job_and_nothing_else_is() -> None:
-    folder = f"out/{export.JOBS}/phone/{export.MEASURE}"
-    assert export.job_of(["python", "-m", export.WORKER, folder]) == "phone/measure"
-    assert export.job_of(["python", "-m", "edgewright", "export"]) is None
-    assert export.job_of([]) is None
-
-
-def test_a_process_tree_is_weighed_by_parent_and_worker() -> None:
-    process = psutil.Popen([sys.executable, "-c", WORKER])
+def test_a_process_tree_is_weighed_by_parent_and_worker(tmp_path: Path) -> None:
+    """A worker is known by its log, whether it was started or forked."""
+    job = tmp_path / export.JOBS / "phone" / export.MEASURE
+    job.mkdir(parents=True)
+    process = psutil.Popen([sys.executable, "-c", STARTER, str(job / export.LOG)])
     try:
         deadline = time.monotonic() + 20
         sizes: dict[str, int] = {}
-        while sizes.get("phone", 0) < 60_000_000 and time.monotonic() < deadline:
+        while sizes.get("phone/measure", 0) < 60_000_000 and time.monotonic() < deadline:
             sizes = export.sizes_below(process)
             time.sleep(0.05)
-        assert set(sizes) == {export.PARENT, "phone"}
-        assert sizes["phone"] > 60_000_000 > sizes[export.PARENT] > 0
+        assert set(sizes) == {export.PARENT, "phone/measure"}
+        assert sizes["phone/measure"] > 60_000_000 > sizes[export.PARENT] > 0
     finally:
         for member in [*process.children(recursive=True), process]:
             member.kill()

@@ -43,11 +43,6 @@ class CoremlTarget:
         self.named, self.level = level, level or DEFAULT
         self.capabilities = CAPABILITIES.at(level)
 
-    def preload(self) -> None:
-        from edgewright.targets.coreml.imports import import_coremltools
-
-        import_coremltools()
-
     def legalize(self) -> tuple[Pass, ...]:
         from edgewright.pipeline.passes.block_weights import BlockWeights
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators

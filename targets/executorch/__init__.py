@@ -28,9 +28,6 @@ class ExecutorchTarget:
         integer_products=False,  # XNNPACK's delegate multiplies two activations in float
     )
 
-    def preload(self) -> None:
-        import executorch.exir  # noqa: F401
-
     def legalize(self) -> tuple[Pass, ...]:
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators
         from edgewright.pipeline.passes.fold_constants import FoldConstants

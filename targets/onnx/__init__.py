@@ -55,11 +55,6 @@ class OnnxTarget:
         self.named, self.level = level, level or DEFAULT
         self.capabilities = CAPABILITIES.at(level)
 
-    def preload(self) -> None:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-
     def legalize(self) -> tuple[Pass, ...]:
         from edgewright.pipeline.passes.absorb_activations import AbsorbActivations
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators

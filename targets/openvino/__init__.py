@@ -48,10 +48,6 @@ class OpenvinoTarget:
         self.level = level
         self.capabilities = CAPABILITIES.at(level)
 
-    def preload(self) -> None:
-        import onnxscript  # noqa: F401
-        import openvino  # noqa: F401
-
     def legalize(self) -> tuple[Pass, ...]:
         from edgewright.targets.onnx import OnnxTarget
 

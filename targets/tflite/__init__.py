@@ -48,10 +48,6 @@ class TfliteTarget:
         self.level = level
         self.capabilities = CAPABILITIES.at(level)
 
-    def preload(self) -> None:
-        import litert_torch
-        import litert_torch.quantize.pt2e_quantizer  # noqa: F401
-
     def legalize(self) -> tuple[Pass, ...]:
         from edgewright.pipeline.passes.add_parts import AddParts
         from edgewright.pipeline.passes.decompose_operators import DecomposeOperators

@@ -17,8 +17,8 @@ import pytest
 
 import edgewright
 from edgewright.errors import LoweringError
-from edgewright.pipeline import jobs
-from edgewright.pipeline.early_workers import EarlyWorkers
+from edgewright.pipeline import forked_jobs, jobs
+from edgewright.pipeline.forked_jobs import ForkedJobs
 from tests.small_release import (
     Tiny,
     contents,
@@ -43,6 +43,12 @@ def use_worker(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> No
     monkeypatch.setattr(jobs, "sys", SimpleNamespace(executable=str(file)))
 
 
+def use_server(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """The same for the interpreter of the jobs' server."""
+    use_worker(monkeypatch, folder, script)
+    monkeypatch.setattr(forked_jobs, "sys", SimpleNamespace(executable=str(folder / "worker.sh"), platform="linux"))
+
+
 def processes_with(word: str) -> list[str]:
     """Living processes, not this one, with a word in their command line."""
     found = []
@@ -59,45 +65,29 @@ def test_a_job_gives_what_its_worker_left(tmp_path: Path, monkeypatch: pytest.Mo
     assert '"target": "onnx"' in (tmp_path / "job" / "job.json").read_text()
 
 
-def test_a_worker_imports_what_its_target_needs_while_it_waits(tmp_path: Path) -> None:
-    """The real worker; it ends with its job, and without one when the parent gives up."""
-    pytest.importorskip("coremltools", reason="the coreml extra is not installed")
-    worker = jobs.Worker(tmp_path / "job", "coreml")
-    process = psutil.Process(worker._process.pid)
-    deadline = time.monotonic() + 120
-    while not any("coremltools" in file.path for file in process.memory_maps()):
-        assert time.monotonic() < deadline, "coremltools was never imported"
-        time.sleep(0.1)
-    with pytest.raises(LoweringError, match="KeyError"):
-        worker.run("deliver", Nothing("coreml"), 120)
-    other = jobs.Worker(tmp_path / "other")
-    assert other._process.stdin is not None
-    other._process.stdin.close()
-    assert other._process.wait(60) == 1
+def test_a_server_forks_jobs_that_have_its_imports(tmp_path: Path) -> None:
+    """The real server: a job's failure and the death of one are told as those of a process of its own."""
+    server = ForkedJobs(tmp_path / "server")
+    try:
+        with pytest.raises(LoweringError, match="KeyError"):
+            jobs.run_job("deliver", Nothing("coreml"), tmp_path / "job", 120, server.start)
+        assert server._server is not None
+        assert any("torch" in file.path for file in psutil.Process(server._server.pid).memory_maps())
+        assert "Traceback" in (tmp_path / "job" / jobs.LOG).read_text()
+    finally:
+        server.close()
+    with pytest.raises(LoweringError, match="killed by SIGKILL"):
+        jobs.run_job("deliver", Nothing(), tmp_path / "late", 20, server.start)
 
 
-def test_early_workers_start_in_turn_and_outlive_the_thread_that_started_them(
+def test_a_server_that_cannot_import_ends_its_jobs_with_its_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that never gets ready holds the others up; a job that is taken before its turn starts at once."""
-    use_worker(
-        monkeypatch,
-        tmp_path,
-        'case "$JOB" in *first) touch "$JOB/ready";; esac\nread go; echo "{}" > "$JOB/result.json"',
-    )
-    folders = [tmp_path / name for name in ("first", "second", "third", "fourth")]
-    early = EarlyWorkers(dict.fromkeys(folders, "onnx"))
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "second").exists():
-        assert time.monotonic() < deadline, "the second never started"
-        time.sleep(0.02)
-    time.sleep(0.3)
-    assert not (tmp_path / "third").exists(), "the second is not ready"
-    assert early.take(folders[3]).run("deliver", Nothing(), 20) == {}
-    assert early.take(folders[0]).run("deliver", Nothing(), 20) == {}
-    early.close()
-    assert not (tmp_path / "third").exists()
-    jobs.stop_jobs()
+    use_server(monkeypatch, tmp_path, "echo no torch here >&2; sleep 0.5; exit 3")
+    server = ForkedJobs(tmp_path / "server")
+    with pytest.raises(LoweringError, match="got: exit code 3\n  where: no torch here"):
+        jobs.run_job("deliver", Nothing(), tmp_path / "job", 20, server.start)
+    server.close()
 
 
 def test_a_worker_that_exits_with_0_and_no_result_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,13 +171,37 @@ def test_the_workers_own_failure_is_told_whatever_lies_in_the_working_directory(
 THREE = deliver("openvino", name="killed") + deliver("coreml", name="silent") + deliver("onnx", name="good")
 
 
+CRASHING = """
+import os
+import runpy
+import signal
+import sys
+from edgewright.pipeline import worker
+
+run = worker.main
+
+
+def main(folder):
+    if folder.name == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if folder.name == "silent":
+        return 0
+    return run(folder)
+
+
+worker.main = main
+module, sys.argv = sys.argv[3], sys.argv[3:]
+runpy.run_module(module, run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 def test_a_crash_ends_one_delivery_and_the_others_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for target in ("onnx", "openvino", "coreml"):
         if not is_installed(target):
             pytest.skip(f"the runtime of {target} is not installed")
-    script = 'case "$JOB" in */killed) kill -KILL $$;; */silent) exit 0;; esac\nexec "$PYTHON" "$@"'
-    use_worker(monkeypatch, tmp_path, script)
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    use_server(monkeypatch, tmp_path, f'exec "$PYTHON" {tmp_path}/crashing.py "$@"')
     release = write_release(tmp_path / "release", deliveries=THREE)
     with own_imports():
         result = edgewright.export(release.file, tmp_path / "out")
@@ -221,7 +235,7 @@ def test_a_crash_while_it_is_measured_ends_one_delivery(tmp_path: Path, monkeypa
 def test_a_hanging_converter_ends_at_timeout_and_the_export_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_worker(monkeypatch, tmp_path, "exec sleep 76543")
+    use_server(monkeypatch, tmp_path, "exec sleep 76543")
     release = write_release(tmp_path / "release", deliveries=deliver(name="a") + deliver(name="b") + deliver(name="c"))
     with own_imports():
         result = edgewright.export(release.file, tmp_path / "out", timeout_s=1)
