@@ -23,7 +23,7 @@ from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
-from edgewright.pipeline.exported import assemble
+from edgewright.pipeline.exported import assemble, copy_node
 
 Table = Mapping[Any, Callable[..., Any]]
 Whole = Callable[..., ExportedProgram]
@@ -53,7 +53,7 @@ def decomposing_once() -> Iterator[None]:
 
 
 def _is_plain(graph: Graph) -> bool:
-    """Whether all sizes are numbers, and each step one operation on tensors (no nested graph)."""
+    """Whether all shapes are known numbers, and each step is one operation on tensors (no nested graph)."""
     return all(
         isinstance(size, int)
         for node in graph.nodes
@@ -61,7 +61,8 @@ def _is_plain(graph: Graph) -> bool:
         if isinstance(value, Tensor)
         for size in value.shape
     ) and all(
-        isinstance(node.target, OpOverload | FunctionType) or node.target is getitem
+        # A converter's own pass may have left a new operation without its shape.
+        "val" in node.meta and (isinstance(node.target, OpOverload | FunctionType) or node.target is getitem)
         for node in graph.nodes
         if node.op == "call_function"
     )
@@ -117,7 +118,7 @@ def _decompose(exported: ExportedProgram, table: Table, whole: Whole) -> Exporte
         elif node.target is getitem and isinstance(copies[node.args[0]], tuple):
             copies[node] = copies[node.args[0]][node.args[1]]
         else:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+            copies[node] = copy_node(graph, node, copies)
     graph.eliminate_dead_code()
     return assemble(
         graph, exported.graph_signature.input_specs, exported.state_dict, exported.constants, exported.example_inputs

@@ -66,7 +66,7 @@ def _lifted(program: Program) -> ExportedProgram:
             inputs.append(InputSpec(kind, TensorArgument(place.name), name, persistent))
     for node in program.graph.nodes:
         if node.op not in ("get_attr", "output"):
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+            copies[node] = copy_node(graph, node, copies)
         if node.op == "placeholder":
             inputs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(copies[node].name), None))
     results: Any = program.graph.output_node().args[0]
@@ -103,6 +103,14 @@ def assemble(
         example_inputs=example,
         constants=dict(constants),
     )
+
+
+def copy_node(graph: Graph, node: Node, copies: Mapping[Node, Any]) -> Node:
+    """A copy at the end of a graph, of the same name, also where that is a builtin's (an input called "input")."""
+    copy = graph.node_copy(node, copies.__getitem__)
+    if node.op == "placeholder":
+        copy.name = node.name
+    return copy
 
 
 def _by_kind(program: Program) -> dict[InputKind, dict[str, list[Node]]]:
