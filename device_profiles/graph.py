@@ -6,7 +6,7 @@ what its converter adds is not in the graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,7 +34,12 @@ _NAMES = {
     "dequantize_per_channel": "dequantize",
     "dequantize_affine": "dequantize",
 }
-_PARTS = {"layer_norm": 7}  # operations that LiteRT's converter makes of one
+# What converters make of one operation.
+_PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "coreml": {"hardsigmoid": ("sigmoid_hard",), "hardswish": ("thresholded_relu", "sigmoid_hard", "mul")},
+    "openvino": {"hardswish": ("hswish",)},
+    "tflite": {"layer_norm": ("layer_norm",) * 7},
+}
 _FUSED = frozenset({aten.relu.default, aten.relu6.default, aten.hardtanh.default})
 
 
@@ -44,7 +49,8 @@ def inspect_program(program: Program, target: str) -> Inspection:
     Operations have the names of the graph's nodes. Open sizes count as the largest.
     """
     program = program.at(program.shapes.largest) if program.dims else program
-    stated = _Integers(program) if target == "tflite" else _Stated(program)
+    parts = _PARTS.get(target, {})
+    stated = _Integers(program, parts) if target == "tflite" else _Stated(program, parts)
     constants = {node.name: program.stored_as(node, tensor)[1] for node, tensor in program.constants()}
     values = (node for node in program.graph.nodes if node.name not in constants)
     sizes = {node.name: stated.bytes(node) for node in values if _tensor(node) is not None}
@@ -56,6 +62,7 @@ class _Stated:
     """The graph as it is: ONNX, OpenVINO and Core ML files have its quantize and dequantize steps."""
 
     program: Program
+    parts: Mapping[str, tuple[str, ...]]
 
     @cached_property
     def nodes(self) -> list[Node]:
@@ -64,10 +71,15 @@ class _Stated:
     def steps(self) -> Iterator[Step]:
         for node in self.nodes:
             reads = tuple(source.name for source in _sources(node))
-            integer = _name(node) in ("quantize", "dequantize") or _is_integer(node)
-            yield Step(
-                node.name, _name(node), "int8" if integer else _dtype(node), node_macs(node), reads, (node.name,)
-            )
+            converts = _name(node) in ("quantize", "dequantize")
+            yield from self.stated(node, "int8" if converts or _is_integer(node) else _dtype(node), reads)
+
+    def stated(self, node: Node, compute: str, reads: tuple[str, ...]) -> Iterator[Step]:
+        """An operation, or its parts: between these, values are floats."""
+        parts = self.parts.get(_name(node), (_name(node),))
+        for name in parts:
+            kind = compute if len(parts) == 1 else _dtype(node)
+            yield Step(node.name, name, kind, node_macs(node), reads, (node.name,))
 
     def bytes(self, node: Node) -> int:
         value = _tensor(node)
@@ -95,8 +107,7 @@ class _Integers(_Stated):
             compute = (
                 "int8" if node in self.integers else _dtype(source if name in ("quantize", "dequantize") else node)
             )
-            for _ in range(_PARTS.get(name, 1)):
-                yield Step(node.name, name, compute, node_macs(node), reads, (node.name,))
+            yield from self.stated(node, compute, reads)
 
     def bytes(self, node: Node) -> int:
         value = _tensor(node)
