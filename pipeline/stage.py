@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from edgewright.targets.base import Arrays, Artifact
 if TYPE_CHECKING:
     from edgewright.pipeline.breakdown import ModuleShare
     from edgewright.pipeline.export import Material
-    from edgewright.pipeline.passes.base import Prediction
+    from edgewright.pipeline.passes.base import Pass, Prediction
     from edgewright.pipeline.passes.runner import Ran
     from edgewright.pipeline.plan import PlannedDelivery
     from edgewright.pipeline.program import TensorSpec
@@ -128,7 +129,7 @@ def pass_records(reports: Sequence[Ran]) -> tuple[PassRecord, ...]:
     return tuple(
         PassRecord(
             name=ran.step.name,
-            settings=dataclasses.asdict(ran.step),  # type: ignore[call-overload]
+            settings=_settings(ran.step),
             rewrites=ran.report.rewrites,
             skips=tuple((skip.node, skip.reason) for skip in ran.report.skips),
             missed=ran.report.missed,
@@ -149,6 +150,12 @@ def pass_records(reports: Sequence[Ran]) -> tuple[PassRecord, ...]:
         )
         for ran in reports
     )
+
+
+def _settings(step: Pass) -> dict[str, str | int | float | bool]:
+    """All but limits that are not set: JSON has no infinity."""
+    settings = dataclasses.asdict(step)  # type: ignore[call-overload]
+    return {key: value for key, value in settings.items() if not isinstance(value, float) or isfinite(value)}
 
 
 def _predicted(latency: Prediction | None) -> Figure | None:

@@ -58,7 +58,7 @@ class Search:
         self._try(frozenset(), Compressed(self.program))
         whole = self._try(every, self.everything)
         offset = 0.0
-        while not self._keeps(self.trials[0]) and len(self.trials) < TRIES + 2:
+        while self.shares and not self._keeps(self.trials[0]) and len(self.trials) < TRIES + 2:
             chosen = self._chosen(offset)
             if chosen is None:  # by the estimate; it may be too high, as it is for all modules
                 chosen = self._chosen(whole.ms - self.times.of(every)) or fastest(self.times)

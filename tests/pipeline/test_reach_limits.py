@@ -215,6 +215,28 @@ def test_a_limit_of_bytes_is_kept_alone_and_with_one_of_latency(program: Program
     assert missed.endswith("too many") and "limit" in missed
 
 
+def test_a_program_without_layers_to_quantize_misses_the_limit_as_it_is() -> None:
+    program = ew.capture(nn.Softmax(-1), (torch.randn(64, 1000),))
+    found = ew.compress(
+        program,
+        [{"pass": "quantize-progressively", "latency_ms": 1e-4, **ON}],
+        batches=[(torch.randn(64, 1000),)],
+    )
+    assert report_of(found).rewrites == 0
+    assert "with 0 of 0 modules quantized" in report_of(found).missed
+
+
+def test_an_open_size_counts_as_the_largest() -> None:
+    batch = {"x": torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(2))}
+    program = ew.capture(Net().eval(), batch, {"x": {0: ew.Dim("batch", 1, 4)}})
+    limit = predicted_ms(ew.capture(Net().eval(), {"x": torch.zeros(4, 3, 24, 24)})) * 0.7
+    found = ew.compress(
+        program, [{"pass": "quantize-progressively", "latency_ms": limit, **ON}], batches=[batch], seed=0
+    )
+    assert not report_of(found).missed and 0 < report_of(found).rewrites < 5
+    assert limit / 2 < predicted_ms(found.program) <= limit
+
+
 def test_a_limit_of_quality_that_the_choice_misses_is_told(program: Program) -> None:
     report = report_of(reach(program, latency_ms=predicted_ms(program) * 0.6, least_db=90.0, **ON))
     assert report.rewrites and "limit 90 dB" in report.missed
@@ -271,7 +293,7 @@ def test_a_release_takes_its_only_delivery_and_tells_what_was_predicted(
     release.write_text(RELEASE.format(limit="latency_ms = 0.0001"))
     assert run_command("export", release, "--out", "dist") == 1
     assert "limit 0.0001 ms" in capsys.readouterr().out
-    result = json.loads(Path("dist/release.json").read_text())
+    result = json.loads(Path("dist/release.json").read_text(), parse_constant=pytest.fail)  # infinity is no JSON
     (record,) = [record for record in result["recipe"] if record["name"] == "quantize-progressively"]
     found = record["latency_ms"]
     assert (record["device"], record["target"], found["provenance"]) == ("pixel-8", "onnx", "predicted")
