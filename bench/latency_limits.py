@@ -84,7 +84,7 @@ def models() -> Iterator[Model]:
 
 
 def fitted(make: Callable[[], torch.nn.Module], pictures: Sequence[Sample]) -> torch.nn.Module:
-    """Random weights, and batch norms with the statistics of these pictures: else all pictures give nearly the same output."""
+    """Random weights, and batch norms with the statistics of these pictures: else all outputs are nearly the same."""
     torch.manual_seed(0)
     net = make()
     for module in net.modules():
@@ -203,9 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "output on held-out data. The untrained network has random weights, and batch norms with the statistics of its "
         "calibration data. In bold: aims that were missed.",
         "",
-        "The sum of the modules' own errors is what is kept least, and the outputs' error is not that sum. On the trained "
-        "networks it ranks the choices well. Of the untrained one the first three modules alone leave 9 dB; once a limit "
-        "needs them, nothing tells the others apart, and the choice can be some tenths of a dB behind.",
+        "The sum of the modules' own errors is what is kept least, and the outputs' error is not that sum. On the "
+        "trained networks it ranks the choices well. Of the untrained one the first three modules alone leave 9 dB; "
+        "once a limit needs them, nothing tells the others apart, and the choice can be some tenths of a dB behind.",
         "",
         "| model, device | limit, ms | modules in int8 | predicted, ms | SQNR | the first modules instead | took |",
         "|---|---|---|---|---|---|---|",
