@@ -68,17 +68,10 @@ def predict_latency_ms(
         DeviceError: the profile does not carry the runtime or the unit, or it is the host, which is to be
             measured.
     """
-    runtime = runtime_of(profile, target)
-    if profile.is_host:
-        raise DeviceError("latency on this host is measured, not predicted", where=profile.name, do="run the file here")
-    if threads is not None and threads < 1:
-        raise DeviceError("threads must be positive", got=threads, expected="at least 1")
-    kernels = _kernels_in_order(runtime, profile, unit)
+    kernels, timed = _timed(inspection, profile, target, threads, unit)
     spent: dict[int, float] = {}
-    for operation in executed(inspection.operations, target):
-        index = _kernel_for(operation.compute, kernels)
-        busy = _busy_us(operation, kernels[index], profile, threads or runtime.threads)
-        spent[index] = spent.get(index, 0.0) + busy + kernels[index].op_us.value
+    for _, index, us in timed:
+        spent[index] = spent.get(index, 0.0) + us
     parts = [(us / 1e3, kernels[index].spread.value) for index, us in spent.items()]
     parts += _requests([kernels[index] for index in spent])
     return Interval(
@@ -86,6 +79,32 @@ def predict_latency_ms(
         sum(ms for ms, _ in parts),
         sum(ms * spread for ms, spread in parts),
     )
+
+
+def operations_ms(inspection: Inspection, profile: DeviceProfile, target: str) -> dict[str, float]:
+    """The same by operation's name, each without its share of what using a unit costs at all."""
+    found: dict[str, float] = {}
+    for operation, _, us in _timed(inspection, profile, target)[1]:
+        found[operation.name] = found.get(operation.name, 0.0) + us / 1e3
+    return found
+
+
+def _timed(
+    inspection: Inspection, profile: DeviceProfile, target: str, threads: int | None = None, unit: str | None = None
+) -> tuple[list[Kernel], list[tuple[Operation, int, float]]]:
+    """The kernels, and each operation that runs with its kernel's place and its microseconds."""
+    runtime = runtime_of(profile, target)
+    if profile.is_host:
+        raise DeviceError("latency on this host is measured, not predicted", where=profile.name, do="run the file here")
+    if threads is not None and threads < 1:
+        raise DeviceError("threads must be positive", got=threads, expected="at least 1")
+    kernels = _kernels_in_order(runtime, profile, unit)
+    timed = []
+    for operation in executed(inspection.operations, target):
+        index = _kernel_for(operation.compute, kernels)
+        busy = _busy_us(operation, kernels[index], profile, threads or runtime.threads)
+        timed.append((operation, index, busy + kernels[index].op_us.value))
+    return kernels, timed
 
 
 def _requests(used: list[Kernel]) -> list[tuple[float, float]]:

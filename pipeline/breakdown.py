@@ -102,7 +102,7 @@ def _is_below(path: str, module: str) -> bool:
     return path == module or path.startswith(f"{module}.") or not module
 
 
-def _owner(node: Node, modules: Sequence[str]) -> str | None:
+def owner_of(node: Node, modules: Sequence[str]) -> str | None:
     """The module that a node belongs to: its own, or that of the nearest node before it that has one, or behind it."""
     for neighbors in (lambda one: one.all_input_nodes, lambda one: list(one.users)):
         seen, reached = {node}, [node]
@@ -116,7 +116,7 @@ def _owner(node: Node, modules: Sequence[str]) -> str | None:
     return None
 
 
-def _reader(value: Node) -> Node | None:
+def reader_of(value: Node) -> Node | None:
     """The layer that a rounded value is for; None where it is only passed on."""
     layers = (user for user in value.users if user.target in WEIGHTS)
     return next((layer for layer in layers if "dequantize" in str(layer.args[1])), None)
@@ -125,7 +125,7 @@ def _reader(value: Node) -> Node | None:
 def _bytes_by_module(program: Program, modules: Sequence[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for node, tensor in {id(tensor): (node, tensor) for node, tensor in program.constants()}.values():
-        owner = _owner(node, modules)
+        owner = owner_of(node, modules)
         if owner is not None:
             sizes[owner] = sizes.get(owner, 0) + program.stored_as(node, tensor)[1]
     return sizes
@@ -147,8 +147,8 @@ def _noise(exact: Sequence[Mapping[str, Tensor]], program: Program, samples: Seq
 def _alone(compressed: Program, floats: Mapping[str, Tensor], module: str, modules: Sequence[str]) -> Program:
     """The program with one module as it is, and all others as they were before they were rounded."""
     work = compressed.clone()
-    for node, value in list(_rounded_values(work)):
-        if _owner(_reader(node) or value, modules) != module:
+    for node, value in list(rounded_values(work)):
+        if owner_of(reader_of(node) or value, modules) != module:
             node.replace_all_uses_with(value)
     for node in list(work.graph.nodes):
         if node.target in WEIGHTS and node.name in floats and not _is_below(module_path(node), module):
@@ -160,7 +160,7 @@ def _alone(compressed: Program, floats: Mapping[str, Tensor], module: str, modul
     return work
 
 
-def _rounded_values(program: Program) -> Iterator[tuple[Node, Node]]:
+def rounded_values(program: Program) -> Iterator[tuple[Node, Node]]:
     """Each value that is rounded, as (what restores it, what it was)."""
     for node in program.graph.nodes:
         source = node.args[0] if node.args else None

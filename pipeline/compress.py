@@ -14,6 +14,7 @@ from torch import Tensor
 from edgewright.errors import CalibrationError
 from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.runner import Compressed, run_passes
+from edgewright.pipeline.predicted_latency import PredictedLatency
 from edgewright.pipeline.predictor import Run, run_program
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.recipe import Recipe, build_passes
@@ -45,13 +46,15 @@ def compress(
     Returns:
         `.program`, and `.reports`: each pass with what it did, what it left alone and what it warns of.
     Raises:
-        RecipeError, PassError, CalibrationError, TrainingError.
+        RecipeError, DeviceError, PassError, CalibrationError, TrainingError.
     """
     passes = build_passes(recipe)
+    latency = PredictedLatency()
+    latency.check(passes)
     tensors = [fitting_tensors(batch, program) for batch in batches]
     file = None if statistics is None else Path(statistics)
     measure = None if metric is None else lambda candidate: float(metric(run_program(candidate)))
-    context = Context(tensors, seed, file, metric=measure, training=_fitting(training, program))
+    context = Context(tensors, seed, file, metric=measure, training=_fitting(training, program), latency=latency)
     return run_passes(program, passes, context)
 
 

@@ -157,7 +157,14 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None,
     for subject in subjects.values():
         with stages("compress"):
             subject.compress(
-                plan.passes, release.seed, stages.progress, statistics, declared, metric, _training(training)
+                plan.passes,
+                release.seed,
+                stages.progress,
+                statistics,
+                declared,
+                metric,
+                _training(training),
+                plan.latency,
             )
         with stages("run the original"):
             subject.run_original(metric)

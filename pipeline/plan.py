@@ -13,6 +13,7 @@ from edgewright.errors import EdgewrightError, ReleaseError
 from edgewright.pipeline.lowering import open_size_refusals, refuse, refuse_integer_boundary, refuse_schemes
 from edgewright.pipeline.passes.base import Pass
 from edgewright.pipeline.passes.runner import check_order
+from edgewright.pipeline.predicted_latency import PredictedLatency
 from edgewright.pipeline.recipe import build_passes, scheme_names
 from edgewright.pipeline.release import DeliverSection, Release
 from edgewright.pipeline.runtimes import Pin, find_pins, oldest_of
@@ -44,8 +45,11 @@ class PlannedDelivery:
 
 @dataclass(frozen=True)
 class Plan:
+    """`latency` answers passes that ask for it."""
+
     passes: tuple[Pass, ...]
     deliveries: tuple[PlannedDelivery, ...]
+    latency: PredictedLatency
 
 
 def make_plan(release: Release) -> Plan:
@@ -60,6 +64,9 @@ def make_plan(release: Release) -> Plan:
     with _collected(problems):
         passes = build_passes(release.compress)
         check_order(passes)
+    latency = PredictedLatency(tuple((section.device, section.target) for section in release.deliver))
+    with _collected(problems):
+        latency.check(passes)
     for place, section in enumerate(release.deliver):
         with _collected(problems, f"deliver.{place}"):
             target = get_target(section.target)
@@ -94,7 +101,7 @@ def make_plan(release: Release) -> Plan:
             f"the release cannot be carried out: {len(problems)} problems",
             got="".join("\n  - " + str(problem).replace("\n", "\n    ") for problem in problems),
         )
-    return Plan(passes, tuple(deliveries))
+    return Plan(passes, tuple(deliveries), latency)
 
 
 def _check_training(release: Release, passes: tuple[Pass, ...]) -> None:

@@ -214,12 +214,16 @@ class DeliveryResult(Record):
 
 
 class ChoiceRecord(Record):
-    """What mixed precision chose for a weight, its bytes, and what each scheme was expected to cost at the outputs."""
+    """What mixed precision chose for a weight or a module, its bytes, and what each scheme was expected to cost.
+
+    `costs` are at the outputs; `ms` is predicted on the pass's device, empty without a limit of latency.
+    """
 
     weight: str
     scheme: str
     bytes: int
     costs: dict[str, float]
+    ms: dict[str, float] = Field(default_factory=dict)
 
 
 class ModuleRecord(Record):
@@ -240,7 +244,8 @@ class ModuleRecord(Record):
 class PassRecord(Record):
     """A pass of the recipe: what it did, which nodes it left alone and why, what it warns of (node, text) and chose.
 
-    `missed` says which limit of its own it could not meet, and by how much; empty where it met all.
+    `missed` says which limit of its own it could not meet, and by how much; empty where it met all. `latency_ms` was
+    predicted from the graph that it left, on `device` with `target`, where it has such a limit.
     """
 
     name: str
@@ -250,6 +255,9 @@ class PassRecord(Record):
     warnings: tuple[tuple[str, str], ...] = ()
     choices: tuple[ChoiceRecord, ...] = ()
     missed: str = ""
+    latency_ms: Figure | None = None
+    device: str | None = None
+    target: str | None = None
 
 
 class ReleaseResult(Record):

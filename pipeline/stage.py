@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ from edgewright.pipeline.environment import versions_of
 from edgewright.pipeline.jobs import JOBS
 from edgewright.pipeline.manifest import DimRecord, EncodingRecord, Manifest, Measurements, PortRecord, Vectors
 from edgewright.pipeline.package import VECTORS, file_records, write_manifest, write_vectors
-from edgewright.pipeline.results import ChoiceRecord, Comparison, DeliveryResult, ModuleRecord, PassRecord
+from edgewright.pipeline.results import ChoiceRecord, Comparison, DeliveryResult, Figure, ModuleRecord, PassRecord
 from edgewright.pipeline.validate import compare
 from edgewright.targets.base import Arrays, Artifact
 
 if TYPE_CHECKING:
     from edgewright.pipeline.breakdown import ModuleShare
     from edgewright.pipeline.export import Material
+    from edgewright.pipeline.passes.base import Pass, Prediction
     from edgewright.pipeline.passes.runner import Ran
     from edgewright.pipeline.plan import PlannedDelivery
     from edgewright.pipeline.program import TensorSpec
@@ -127,7 +129,7 @@ def pass_records(reports: Sequence[Ran]) -> tuple[PassRecord, ...]:
     return tuple(
         PassRecord(
             name=ran.step.name,
-            settings=dataclasses.asdict(ran.step),  # type: ignore[call-overload]
+            settings=_settings(ran.step),
             rewrites=ran.report.rewrites,
             skips=tuple((skip.node, skip.reason) for skip in ran.report.skips),
             missed=ran.report.missed,
@@ -138,12 +140,28 @@ def pass_records(reports: Sequence[Ran]) -> tuple[PassRecord, ...]:
                     scheme=choice.scheme,
                     bytes=choice.bytes,
                     costs={name: float(f"{cost:.4g}") for name, cost in choice.costs.items()},
+                    ms={name: float(f"{ms:.4g}") for name, ms in choice.ms.items()},
                 )
                 for choice in ran.report.choices
             ),
+            latency_ms=_predicted(ran.report.latency),
+            device=ran.report.latency.device if ran.report.latency else None,
+            target=ran.report.latency.target if ran.report.latency else None,
         )
         for ran in reports
     )
+
+
+def _settings(step: Pass) -> dict[str, str | int | float | bool]:
+    """All but limits that are not set: JSON has no infinity."""
+    settings = dataclasses.asdict(step)  # type: ignore[call-overload]
+    return {key: value for key, value in settings.items() if not isinstance(value, float) or isfinite(value)}
+
+
+def _predicted(latency: Prediction | None) -> Figure | None:
+    if latency is None:
+        return None
+    return Figure(value=latency.expected, low=latency.low, high=latency.high, provenance="predicted")
 
 
 def module_records(part: str | None, modules: Sequence[ModuleShare]) -> tuple[ModuleRecord, ...]:

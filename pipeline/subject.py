@@ -19,7 +19,7 @@ from edgewright.pipeline.breakdown import ModuleShare, break_down
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.handover import save_program
 from edgewright.pipeline.metric import Metric, Swap, bind_inputs, metric_value
-from edgewright.pipeline.passes.base import Context, Pass
+from edgewright.pipeline.passes.base import Context, Latency, Pass
 from edgewright.pipeline.passes.runner import Ran, run_passes
 from edgewright.pipeline.predictor import Recall, run_module, run_program
 from edgewright.pipeline.program import Program
@@ -69,6 +69,7 @@ class Subject:
         declared: Mapping[str, tuple[float, float]] | None = None,
         metric: Metric | None = None,
         training: Training | None = None,
+        latency: Latency | None = None,
     ) -> None:
         """Run the passes. A part has files of its own; `declared` ranges are of the whole model."""
         ranges = {} if self.part else declared or {}
@@ -82,6 +83,7 @@ class Subject:
             None if metric is None else partial(self._metric_of, metric),
             own,
             progress,
+            latency,
         )
         result = run_passes(self.original, passes, context, progress)
         self.compressed, self.reports, self.floats = result.program, result.reports, result.floats

@@ -27,12 +27,42 @@ class Skip:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a pass chose for a weight, the bytes that it takes, and what each scheme was expected to cost."""
+    """What a pass chose for a weight or a module, the bytes that it takes, and what each scheme was expected to cost.
+
+    `ms` is what each scheme was predicted to take, where a limit of latency had a say.
+    """
 
     weight: str
     scheme: str
     bytes: int
     costs: Mapping[str, float]
+    ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A latency that was predicted for a device: `low` <= `expected` <= `high`, in ms.
+
+    Args:
+        nodes: what each node of the graph has of `expected`, by name; those that cost nothing may be missing.
+    """
+
+    device: str
+    target: str
+    low: float
+    expected: float
+    high: float
+    nodes: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        interval = f"{self.low:.3g} to {self.high:.3g}"
+        return f"{self.expected:.3g} ms predicted ({interval}) on {self.device}, {self.target}"
+
+
+class Latency(Protocol):
+    """Predicts how long a program takes on a device."""
+
+    def __call__(self, program: Program, device: str, target: str) -> Prediction: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +70,8 @@ class PassReport:
     """What a pass did: how many places it rewrote, and which it left alone. 0 rewrites means: graph unchanged.
 
     `warnings` are what it found odd on the way: the user should look at it. `choices` are its decisions, where it had
-    any to make. `missed` says which limit of the step could not be met, and by how much: the result is the best so far.
+    any to make. `latency` is what was predicted of its result, where a limit asks for it. `missed` says which limit of
+    the step could not be met, and by how much: the result is the best so far.
     """
 
     rewrites: int
@@ -48,6 +79,7 @@ class PassReport:
     warnings: tuple[Caution, ...] = ()
     choices: tuple[Choice, ...] = ()
     missed: str = ""
+    latency: Prediction | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +93,8 @@ class Context:
         declared: by input, the range that its preprocessing gives.
         metric: the user's, of a program; higher is better.
         training: what passes that train work with.
+        latency: predicts that of a program, on a device (by its id or file) with a target; empty names stand for those
+            of the release's only delivery.
         progress: hears what a long pass is at.
     """
 
@@ -71,6 +105,7 @@ class Context:
     metric: Callable[[Program], float] | None = None
     training: Training = field(default_factory=Training)
     progress: Callable[[str], None] = lambda message: None
+    latency: Latency | None = None
 
     @cached_property
     def maxima(self) -> ChannelMaxima:

@@ -16,7 +16,7 @@ TIME_MS = (("\u00b5s", 1e-3), ("ms", 1.0), ("s", 1e3))
 LEGEND = (
     ("measured-on-device", "measured on device", "The file ran on the device itself."),
     ("measured-on-host", "measured on host", "The file ran in its own runtime, on the host named below."),
-    ("predicted", "predicted", "From the file and the device's profile; the interval is its known error."),
+    ("predicted", "predicted", "From the file (or graph) and the device's profile; the interval is its known error."),
     ("reference", "reference interpreter", "Our interpreter ran the saved file, not the vendor's runtime."),
     ("file", "read from file", "Counted in the file as it ships."),
     ("executed", "executed graph", "Read from the graph that the runtime executes, after its own fusions."),

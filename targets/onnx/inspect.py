@@ -93,9 +93,15 @@ def _steps(contents: Contents) -> list[Step]:
         for name in node.reads:
             readers.setdefault(name, []).append(node)
 
+    def source(name: str) -> Node | None:
+        """What makes a value; of a transposed weight, what dequantizes it: ONNX Runtime turns it while it loads."""
+        maker = makers.get(name)
+        first = makers.get(maker.reads[0]) if maker is not None and maker.op == "Transpose" else None
+        return first if first is not None and first.reads[0] in contents.constant_bytes else maker
+
     def integer(node: Node) -> bool:
         """Q/DQ around a product: the form that runtimes compute in integers."""
-        sources = [makers.get(name) for name in node.reads[:2]]
+        sources = [source(name) for name in node.reads[:2]]
         if any(source is None or source.op != "DequantizeLinear" for source in sources):
             return False
         users = readers.get(node.writes[0], [])

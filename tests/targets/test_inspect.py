@@ -190,3 +190,14 @@ def test_an_onnx_file_with_quantized_weights_alone_computes_as_its_runtime_does(
     exact = given @ (weight * 0.5) if op == "MatMul" else np.einsum("bik,oi->bok", given, weight[..., 0] * 0.5)
     off = float(np.abs(got - exact).max())
     assert (off > 1e-3) == bool(share), "the share tells what the arithmetic is"
+
+
+def test_an_onnx_file_states_integer_products_with_turned_weights_as_its_runtime_runs_them(tmp_path: Path) -> None:
+    batch = torch.randn(2, 7, 24, generator=torch.Generator().manual_seed(0))
+    program = capture(nn.Linear(24, 10), (batch,))
+    context = Context(batches=[{program.inputs[0].name: batch}])
+    found = inspect(usable("onnx"), run_passes(program, [QuantizeStatic()], context).program, tmp_path)
+    assert "Transpose" in {operation.op for operation in found.operations}
+    assert found.executed is not None
+    for operations in (found.operations, found.executed):
+        assert [operation.compute for operation in operations if operation.macs] == ["int8"]
