@@ -67,6 +67,15 @@ def test_a_layer_that_a_visit_changed_is_what_later_visits_see(program: Program)
     assert not any(bool(row.any()) for row in seen)
 
 
+def test_what_is_made_of_constants_alone_is_computed_once_for_all_batches(program: Program) -> None:
+    quantized = ew.compress(program, [{"pass": "quantize", "scheme": "w8"}]).program
+    weights: list[Tensor] = []
+    (layer, *_) = quantized.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    run_in_lockstep(quantized, batches(), {layer: lambda inputs: weights.extend(weight for _, weight, *_ in inputs)})
+    assert len(weights) == 3
+    assert all(weight is weights[0] for weight in weights)
+
+
 def test_rows_that_no_output_reads_count_nothing(program: Program) -> None:
     found = row_influence(program, batches(), layers(program), seed=0)
     assert set(found) == set(layers(program))
