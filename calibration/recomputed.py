@@ -113,7 +113,7 @@ def _back(
             if node in chosen and isinstance(value, Tensor) and value.is_floating_point():
                 if not value.requires_grad:
                     value.requires_grad_()
-                value.register_hook(partial(receive, node))
+                value.register_hook(partial(receive, node))  # type: ignore[no-untyped-call]
     ends = [(values[node], gradients.pop(node)) for node in segment.nodes if node in gradients]
     reached = [(value, gradient) for value, gradient in ends if value.requires_grad]
     if reached:

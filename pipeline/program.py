@@ -301,7 +301,7 @@ STANDARD_FORMS = {
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """Not a copy, where the tensor lies in one piece of memory."""
-    return memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 aten = torch.ops.aten

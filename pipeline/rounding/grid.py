@@ -49,13 +49,13 @@ class Grid:
         """
         rows, columns = weight.shape
         blocks = weight.reshape(rows, -1, self.width(columns))
-        largest = (torch.linalg.vector_norm(blocks, torch.inf, 2) / self.highest).clamp(min=SMALLEST_SCALE)
+        largest: Tensor = (torch.linalg.vector_norm(blocks, torch.inf, 2) / self.highest).clamp(min=SMALLEST_SCALE)
         if not self.search:
             return largest
         matters = torch.ones(columns) if importance is None else importance
         matters = matters.reshape(1, -1, self.width(columns))
         chunk = max(1, CHUNK // columns)  # rows that fit the processor's cache
-        found = torch.empty_like(largest)
+        found: Tensor = torch.empty_like(largest)
         for start in range(0, rows, chunk):
             part = slice(start, start + chunk)
             found[part] = self._searched(blocks[part], largest[part], matters)

@@ -9,7 +9,7 @@ from edgewright.pipeline.rounding.grid import Grid
 
 RIDGE = 1e-3
 CHUNK = 1 << 19  # numbers in memory at once: what fits the processor's cache
-PANEL = 256  # columns at once
+ROWS = 64  # at once: each time the hessian is read once more
 
 
 def refit_scales(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tensor, grid: Grid) -> Tensor:
@@ -29,11 +29,10 @@ def refit_scales(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tens
     rows, columns = weight.shape
     groups = scales.shape[1]
     width = columns // groups
-    panel = width * max(1, PANEL // width)
-    chunk = max(1, CHUNK // (groups * panel))
+    panel = width * max(1, CHUNK // (ROWS * groups * width))
     found = scales.clone()  # written to piece by piece: small pieces between large ones would keep the memory of these
-    for start in range(0, rows, chunk):
-        part = slice(start, start + chunk)
+    for start in range(0, rows, ROWS):
+        part = slice(start, start + ROWS)
         steps = integers[part].float().reshape(-1, groups, width)
         matrix = _products(steps, hessian, panel)
         right = (weight[part] @ hessian).reshape(steps.shape).mul_(steps).sum(2)

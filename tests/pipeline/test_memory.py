@@ -51,6 +51,6 @@ def test_each_weight_is_restored_right_before_its_layer() -> None:
 @pytest.mark.slow
 def test_gptq_holds_two_blocks_of_a_model_and_not_the_whole() -> None:
     """Above the loaded libraries, beside twice the largest block: the graph, activations and buffers. It was 209 MB."""
-    found = run("small", threads=1)
+    found = run("small")
     assert found.weights_mb > 50
     assert found.peak_mb < 2 * found.block_mb + 80
