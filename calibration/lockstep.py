@@ -74,3 +74,4 @@ def _arguments(
     for run in runs:
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), partial(value, run))
         yield tuple(args), dict(kwargs)
+    computed.clear()  # `value` knows itself: it would keep them until cycles are collected

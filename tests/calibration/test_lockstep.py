@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -74,6 +76,26 @@ def test_what_is_made_of_constants_alone_is_computed_once_for_all_batches(progra
     run_in_lockstep(quantized, batches(), {layer: lambda inputs: weights.extend(weight for _, weight, *_ in inputs)})
     assert len(weights) == 3
     assert all(weight is weights[0] for weight in weights)
+
+
+def test_a_restored_weight_is_gone_when_its_layer_has_run(program: Program) -> None:
+    quantized = ew.compress(program, [{"pass": "quantize", "scheme": "w8"}]).program
+    first, second = quantized.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    restored: list[weakref.ref[Tensor]] = []
+    still: list[bool] = []
+    gc.disable()  # not only when cycles are collected
+    try:
+        run_in_lockstep(
+            quantized,
+            batches(),
+            {
+                first: lambda inputs: restored.append(weakref.ref(inputs[0][1])),
+                second: lambda inputs: still.append(restored[0]() is not None),
+            },
+        )
+    finally:
+        gc.enable()
+    assert still == [False]
 
 
 def test_rows_that_no_output_reads_count_nothing(program: Program) -> None:
