@@ -17,6 +17,8 @@ from edgewright.calibration.lockstep import run_in_lockstep
 from edgewright.pipeline.passes.graph import add_constant, aten
 from edgewright.pipeline.program import Program
 
+STORED = [{"pass": "quantize-weights", "bits": 8, "minimum_elements": 1}]
+
 
 class Masked(nn.Module):
     """Two layers over tokens, of which a mask lets some reach the mean."""
@@ -70,7 +72,7 @@ def test_a_layer_that_a_visit_changed_is_what_later_visits_see(program: Program)
 
 
 def test_what_is_made_of_constants_alone_is_computed_once_for_all_batches(program: Program) -> None:
-    quantized = ew.compress(program, [{"pass": "quantize", "scheme": "w8"}]).program
+    quantized = ew.compress(program, STORED).program
     weights: list[Tensor] = []
     (layer, *_) = quantized.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
     run_in_lockstep(quantized, batches(), {layer: lambda inputs: weights.extend(weight for _, weight, *_ in inputs)})
@@ -79,7 +81,7 @@ def test_what_is_made_of_constants_alone_is_computed_once_for_all_batches(progra
 
 
 def test_a_restored_weight_is_gone_when_its_layer_has_run(program: Program) -> None:
-    quantized = ew.compress(program, [{"pass": "quantize", "scheme": "w8"}]).program
+    quantized = ew.compress(program, STORED).program
     first, second = quantized.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
     restored: list[weakref.ref[Tensor]] = []
     still: list[bool] = []
