@@ -93,7 +93,6 @@ JOBS = {
     "small": Job("4 decoder blocks of width 512", lambda: Decoder(512), 4, 512),
     "dense": Job("12 linear layers of 2048 x 2048", _dense(2048), 12, 2048),
     "decoder": Job("6 decoder blocks of width 1024", lambda: Decoder(1024), 6, 1024),
-    "wide": Job("2 decoder blocks of width 2048", lambda: Decoder(2048), 2, 2048),
     "layer": Job("1 linear layer of 4096 x 4096", _dense(4096), 1, 4096),
 }
 
@@ -200,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.job:
         print(json.dumps(vars(measure(JOBS[options.job], options.weights))))
         return 0
-    rows = [run(name) for name in ("dense", "decoder", "wide", "layer")]
+    rows = [run(name) for name in ("dense", "decoder", "layer")]
     text = page(rows)
     PAGE.write_text(text, encoding="utf-8")
     print(text)
