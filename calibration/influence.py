@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from edgewright.calibration.recomputed import gradients_at
 from edgewright.pipeline.program import Program
-
-
-class _Differentiable(torch.fx.Interpreter):
-    """Runs the graph with gradients from the first chosen node on, and keeps the chosen nodes' values."""
-
-    def __init__(self, program: Program, nodes: Iterable[Node]) -> None:
-        super().__init__(program.module)
-        self.values: dict[Node, Tensor] = {}
-        self._nodes = frozenset(nodes)
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        value = super().get_attr(target, args, kwargs)
-        return value.detach() if isinstance(value, Tensor) else value  # a parameter would get a gradient as well
-
-    def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
-        if n in self._nodes and isinstance(result, Tensor) and result.is_floating_point():
-            if result.requires_grad:
-                result.retain_grad()
-            else:
-                result.requires_grad_()
-            self.values[n] = result
-        return result
 
 
 class RowInfluence:
@@ -69,23 +46,17 @@ def row_influence(
         float32, (rows,); no entry for layers that no gradient reaches.
     Source: Kim 2025, arXiv:2505.07004 (GuidedQuant), equation 6, averaged over all output channels.
     """
-    layers = list(layers)
+    layers = frozenset(layers)
     generator = torch.Generator().manual_seed(seed)
     found: dict[Node, list[Tensor]] = {}
     for batch in batches:
-        interpreter = _Differentiable(program, layers)
-        with torch.enable_grad():
-            outputs = interpreter.run(*(batch[spec.name] for spec in program.inputs))
-            loss = torch.zeros(())
-            for output in outputs:
-                if output.requires_grad:
-                    signs = torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1.0
-                    loss = loss + (output * signs).sum()
-        if loss.requires_grad:
-            torch.autograd.backward(loss)
-        for layer, value in interpreter.values.items():
-            if value.grad is not None:
-                found.setdefault(layer, []).append(_by_row(layer, value.grad))
+        gradients_at(
+            program,
+            batch,
+            layers,
+            lambda output: torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1.0,
+            lambda layer, gradient: found.setdefault(layer, []).append(_by_row(layer, gradient)),
+        )
     whole = {layer: rows for layer, rows in found.items() if len(rows) == len(batches)}
     return {layer: rows for layer, rows in whole.items() if any(bool(row.any()) for row in rows)}
 

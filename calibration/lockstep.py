@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,34 +35,43 @@ def run_in_lockstep(program: Program, batches: Sequence[Mapping[str, Tensor]], v
                 name = next(specs).name
                 for run, batch in zip(runs, batches, strict=True):
                     run[node] = batch[name]
-            elif node.op == "call_function":
-                if node in visits:
-                    visits[node]([_arguments(program, node, run)[0] for run in runs])
-                computed: dict[Node, Any] = {}  # of constants alone: the same in every batch
-                for run in runs:
-                    args, kwargs = _arguments(program, node, run, computed)
-                    run[node] = node.target(*args, **kwargs)
+            elif node in visits or _varies(node, runs):
+                _step(program, node, runs, visits.get(node))
             for source in node.all_input_nodes:
                 if last.get(source) is node:
                     for run in runs:
                         run.pop(source, None)
 
 
-def _arguments(
-    program: Program, node: Node, run: Mapping[Node, Any], computed: dict[Node, Any] | None = None
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    known = computed if computed is not None else {}
+def _varies(node: Node, runs: Sequence[Mapping[Node, Any]]) -> bool:
+    """Whether it computes something that depends on the batch."""
+    return node.op == "call_function" and any(source in run for run in runs[:1] for source in node.all_input_nodes)
 
-    def value(source: Node) -> Any:
+
+def _step(program: Program, node: Node, runs: Sequence[dict[Node, Any]], visit: Visit | None) -> None:
+    if visit is not None:
+        visit([args for args, _ in _arguments(program, node, runs)])
+    for run, (args, kwargs) in zip(runs, _arguments(program, node, runs), strict=True):
+        run[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _arguments(
+    program: Program, node: Node, runs: Iterable[Mapping[Node, Any]]
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Those of a node in each batch. What is made of constants alone is computed once for all, and kept no longer."""
+    computed: dict[Node, Any] = {}
+
+    def value(run: Mapping[Node, Any], source: Node) -> Any:
         if source in run:
             return run[source]
-        if source not in known:
-            if source.op == "get_attr":
-                known[source] = program.tensor(source)
-            else:  # a node that a visit put there
-                args, kwargs = torch.fx.node.map_arg((source.args, source.kwargs), value)
-                known[source] = source.target(*args, **kwargs)  # type: ignore[operator]
-        return known[source]
+        if source.op == "get_attr":
+            return program.tensor(source)
+        if source not in computed:
+            args, kwargs = torch.fx.node.map_arg((source.args, source.kwargs), partial(value, run))
+            computed[source] = source.target(*args, **kwargs)  # type: ignore[operator]
+        return computed[source]
 
-    args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), value)
-    return tuple(args), dict(kwargs)
+    for run in runs:
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), partial(value, run))
+        yield tuple(args), dict(kwargs)
+    computed.clear()  # `value` knows itself: it would keep them until cycles are collected

@@ -262,8 +262,9 @@ STANDARD_FORMS = {
 }
 
 
-def tensor_bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Not a copy, where the tensor lies in one piece of memory."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 aten = torch.ops.aten

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from edgewright.pipeline.memory import spilled
 from edgewright.pipeline.program import Program
 
 aten = torch.ops.aten
@@ -27,12 +28,12 @@ def is_floating(node: Node) -> bool:
 
 
 def add_constant(program: Program, name: str, value: Tensor, like: Node) -> Node:
-    """A get_attr node before `like`, reading a new buffer called `name` (made unique)."""
+    """A get_attr node before `like`, reading a new buffer called `name` (made unique), `spilled` where it is large."""
     unique, count = name.replace(".", "_"), 0
     while hasattr(program.module, unique):
         count += 1
         unique = f"{name.replace('.', '_')}_{count}"
-    program.module.register_buffer(unique, value.detach().contiguous())
+    program.module.register_buffer(unique, spilled(value))
     with program.graph.inserting_before(like):
         node = program.graph.get_attr(unique)
     node.meta["val"] = value.detach().to("meta")

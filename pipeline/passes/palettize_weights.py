@@ -122,16 +122,17 @@ def _importance(hessian: Tensor) -> Tensor:
 
 
 def _store(program: Program, found: LayerWeight, steps: Tensor, tables: Tensor) -> Node:
-    """Indices and tables as constants before the first use, and the operation that restores the weight."""
+    """Indices and tables as constants, and the operation that restores the weight, before the layer: not earlier,
+    or all weights would be restored before the first one is used."""
     from edgewright.pipeline.look_up import LOOK_UP
 
-    name, first = str(found.constant.target), found.constant
+    name, layer = str(found.constant.target), found.layer
     groups, entries, vector = tables.shape
-    shape = list(program.tensor(first).shape)
+    shape = list(program.tensor(found.constant).shape)
     inputs = 1 - found.axis
     shape[inputs] //= vector
-    indices = add_constant(program, f"{name}_index", from_rows(steps, tuple(shape), found.axis), first)
+    indices = add_constant(program, f"{name}_index", from_rows(steps, tuple(shape), found.axis), layer)
     blocks = [groups if axis == found.axis else 1 for axis in range(len(shape))]
-    table = add_constant(program, f"{name}_palette", tables.reshape(*blocks, entries, vector), first)
+    table = add_constant(program, f"{name}_palette", tables.reshape(*blocks, entries, vector), layer)
     axis = (inputs,) if vector > 1 else ()
-    return insert_call(program, first, LOOK_UP, indices, table, *axis, like=found.layer)
+    return insert_call(program, layer, LOOK_UP, indices, table, *axis)

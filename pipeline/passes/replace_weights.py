@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from edgewright.calibration.lockstep import run_in_lockstep
+from edgewright.pipeline.memory import give_back_freed
 from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.layer_weights import LayerWeight
 from edgewright.pipeline.program import Program
@@ -42,6 +43,7 @@ def replace_weights(
     def visit(found: LayerWeight, option: Option, inputs: list[tuple[Any, ...]]) -> None:
         key = found.key, found.axis
         if key not in stored:
+            give_back_freed(program.tensor(found.constant).nbytes)
             hessians = hessians_of(found.layer, inputs, influence.get(found.layer)) if inputs else None
             stored[key] = store(found, option, hessians)
         found.layer.update_arg(found.place, stored[key])
@@ -51,3 +53,4 @@ def replace_weights(
     else:
         for found, option in chosen.values():
             visit(found, option, [])
+    give_back_freed(sum(program.tensor(found.constant).nbytes for found, _ in chosen.values()))

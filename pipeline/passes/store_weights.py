@@ -69,19 +69,20 @@ def grid_for(shape: tuple[int, ...], bits: int, group: int, *, search: bool) -> 
 
 
 def _put(program: Program, found: LayerWeight, grid: Grid, steps: Tensor, scales: Tensor) -> Node:
-    """The integers and scales as constants before the first use, and the operation that restores the weight."""
-    name, first = str(found.constant.target), found.constant
-    shape = tuple(program.tensor(first).shape)
-    integers = add_constant(program, f"{name}_int{grid.bits}", from_rows(steps, shape, found.axis), first)
+    """The integers and scales as constants, and the operation that restores the weight, before the layer: not earlier,
+    or all weights would be restored before the first one is used."""
+    name, layer = str(found.constant.target), found.layer
+    shape = tuple(program.tensor(found.constant).shape)
+    integers = add_constant(program, f"{name}_int{grid.bits}", from_rows(steps, shape, found.axis), layer)
     if grid.bits == 8 and not grid.group:
-        scale = add_constant(program, f"{name}_scale", scales[:, 0], first)
-        zero_point = add_constant(program, f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64), first)
+        scale = add_constant(program, f"{name}_scale", scales[:, 0], layer)
+        zero_point = add_constant(program, f"{name}_zero_point", torch.zeros(len(scales), dtype=torch.int64), layer)
         channels = (scale, zero_point, found.axis, grid.lowest, grid.highest, torch.int8)
-        return insert_call(program, first, PER_CHANNEL, integers, *channels, like=found.layer)
+        return insert_call(program, layer, PER_CHANNEL, integers, *channels)
     block = [1 if axis == found.axis else size for axis, size in enumerate(shape)]
     if grid.group:
         block[1] = grid.group
     counts = [size // width for size, width in zip(shape, block, strict=True)]
-    scale = add_constant(program, f"{name}_scale", scales.reshape(counts), first)
+    scale = add_constant(program, f"{name}_scale", scales.reshape(counts), layer)
     blocks = (block, scale, None, torch.int8, grid.lowest, grid.highest)
-    return insert_call(program, first, BLOCKS, integers, *blocks, like=found.layer)
+    return insert_call(program, layer, BLOCKS, integers, *blocks)

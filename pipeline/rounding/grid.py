@@ -49,17 +49,17 @@ class Grid:
         """
         rows, columns = weight.shape
         blocks = weight.reshape(rows, -1, self.width(columns))
-        largest = (blocks.abs().amax(2) / self.highest).clamp(min=SMALLEST_SCALE)
+        largest: Tensor = (torch.linalg.vector_norm(blocks, torch.inf, 2) / self.highest).clamp(min=SMALLEST_SCALE)
         if not self.search:
             return largest
         matters = torch.ones(columns) if importance is None else importance
         matters = matters.reshape(1, -1, self.width(columns))
         chunk = max(1, CHUNK // columns)  # rows that fit the processor's cache
-        found = [
-            self._searched(part, start, matters)
-            for part, start in zip(torch.split(blocks, chunk), torch.split(largest, chunk), strict=True)
-        ]
-        return torch.cat(found)
+        found: Tensor = torch.empty_like(largest)
+        for start in range(0, rows, chunk):
+            part = slice(start, start + chunk)
+            found[part] = self._searched(blocks[part], largest[part], matters)
+        return found
 
     def _searched(self, blocks: Tensor, largest: Tensor, matters: Tensor) -> Tensor:
         best, least = largest, torch.full_like(largest, torch.inf)

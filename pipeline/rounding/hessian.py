@@ -34,9 +34,11 @@ def hessians_of(
         if rows is None:
             return None
         counted = torch.ones(rows.shape[1]) if influence is None else influence[place]
-        product, count = (rows * counted[:, None]).transpose(1, 2) @ rows, count + float(counted.sum())
-        total = product if total is None else total.add_(product)
-    return None if total is None or not count else total / count
+        if total is None:
+            total = torch.zeros(len(rows), rows.shape[2], rows.shape[2])
+        total.baddbmm_((rows * counted[:, None]).transpose(1, 2), rows)  # in place: it may be larger than the weight
+        count += float(counted.sum())
+    return None if total is None or not count else total.div_(count)
 
 
 def hessian_of(

@@ -8,7 +8,8 @@ from torch import Tensor
 from edgewright.pipeline.rounding.grid import Grid
 
 RIDGE = 1e-3
-CHUNK = 1 << 21  # numbers in memory at once: what fits the processor's cache
+CHUNK = 1 << 19  # numbers in memory at once: what fits the processor's cache
+ROWS = 64  # at once: each time the hessian is read once more
 
 
 def refit_scales(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tensor, grid: Grid) -> Tensor:
@@ -19,7 +20,7 @@ def refit_scales(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tens
 
     Args:
         weight: float32, (rows, columns); integers: int8, the same; scales: float32, (rows, groups), > 0;
-            hessian: float32, (columns, columns).
+            hessian: float32, (columns, columns), symmetric.
     Returns:
         float32, (rows, groups), > 0.
     Source: least squares, as in the scale estimation of the Neural Network Compression Framework and Lin 2024,
@@ -28,17 +29,29 @@ def refit_scales(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tens
     rows, columns = weight.shape
     groups = scales.shape[1]
     width = columns // groups
-    blocks = hessian.reshape(groups, width, columns)
-    chunk = max(1, CHUNK // (groups * columns))
-    found = []
-    for start in range(0, rows, chunk):
-        part = slice(start, start + chunk)
+    panel = width * max(1, CHUNK // (ROWS * groups * width))
+    found = scales.clone()  # written to piece by piece: small pieces between large ones would keep the memory of these
+    for start in range(0, rows, ROWS):
+        part = slice(start, start + ROWS)
         steps = integers[part].float().reshape(-1, groups, width)
-        reached = torch.einsum("rgw,gwc->rgc", steps, blocks)
-        matrix = (reached.reshape(-1, groups, groups, width) * steps[:, None]).sum(3)
-        right = (reached * weight[part][:, None]).sum(2)
+        matrix = _products(steps, hessian, panel)
+        right = (weight[part] @ hessian).reshape(steps.shape).mul_(steps).sum(2)
         pull = RIDGE * torch.diagonal(matrix, dim1=1, dim2=2).mean(1, keepdim=True).clamp(min=1e-30)
-        matrix = matrix + torch.diag_embed(pull.expand(-1, groups))
+        matrix.diagonal(dim1=1, dim2=2).add_(pull)
         solved = torch.linalg.solve(matrix, right + pull * scales[part])
-        found.append(torch.where(solved > 0, solved, scales[part]))
-    return torch.cat(found)
+        found[part] = torch.where(solved > 0, solved, scales[part])
+    return found
+
+
+def _products(steps: Tensor, hessian: Tensor, panel: int) -> Tensor:
+    """q_g H q_h for each two groups g and h of a row: (rows, groups, groups). Those with g <= h are computed."""
+    rows, groups, width = steps.shape
+    blocks = hessian.reshape(groups, width, -1)
+    found = torch.zeros(rows, groups, groups)
+    for start in range(0, groups * width, panel):
+        columns = slice(start, start + panel)
+        after = slice(start // width, min((start + panel) // width, groups))
+        reached = torch.einsum("rgw,gwc->rgc", steps[:, : after.stop], blocks[: after.stop, :, columns])
+        weighed = reached.view(rows, after.stop, -1, width).mul_(steps[:, None, after])
+        found[:, : after.stop, after] = weighed.sum(3)
+    return found.triu_().add_(found.triu(1).mT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from edgewright.calibration.influence import row_influence
 from edgewright.calibration.lockstep import run_in_lockstep
 from edgewright.pipeline.passes.graph import add_constant, aten
 from edgewright.pipeline.program import Program
+
+STORED = [{"pass": "quantize-weights", "bits": 8, "minimum_elements": 1}]
 
 
 class Masked(nn.Module):
@@ -65,6 +69,35 @@ def test_a_layer_that_a_visit_changed_is_what_later_visits_see(program: Program)
     run_in_lockstep(program, batches(), {first: silence, second: lambda inputs: seen.extend(row for row, *_ in inputs)})
     assert len(seen) == 3
     assert not any(bool(row.any()) for row in seen)
+
+
+def test_what_is_made_of_constants_alone_is_computed_once_for_all_batches(program: Program) -> None:
+    quantized = ew.compress(program, STORED).program
+    weights: list[Tensor] = []
+    (layer, *_) = quantized.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    run_in_lockstep(quantized, batches(), {layer: lambda inputs: weights.extend(weight for _, weight, *_ in inputs)})
+    assert len(weights) == 3
+    assert all(weight is weights[0] for weight in weights)
+
+
+def test_a_restored_weight_is_gone_when_its_layer_has_run(program: Program) -> None:
+    quantized = ew.compress(program, STORED).program
+    first, second = quantized.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    restored: list[weakref.ref[Tensor]] = []
+    still: list[bool] = []
+    gc.disable()  # not only when cycles are collected
+    try:
+        run_in_lockstep(
+            quantized,
+            batches(),
+            {
+                first: lambda inputs: restored.append(weakref.ref(inputs[0][1])),
+                second: lambda inputs: still.append(restored[0]() is not None),
+            },
+        )
+    finally:
+        gc.enable()
+    assert still == [False]
 
 
 def test_rows_that_no_output_reads_count_nothing(program: Program) -> None:

@@ -15,6 +15,7 @@ from edgewright.pipeline.metrics import sqnr_db
 from edgewright.pipeline.passes.graph import aten
 from edgewright.pipeline.passes.stored_integers import stored_weights
 from edgewright.pipeline.program import Program
+from edgewright.pipeline.rounding.borrowed_triangle import factor_below, restore_below
 from edgewright.pipeline.rounding.gptq import Gptq
 from edgewright.pipeline.rounding.grid import Grid
 from edgewright.pipeline.rounding.hessian import hessian_of, hessians_of, output_error
@@ -71,6 +72,35 @@ def test_inputs_of_zeros_and_of_one_direction_are_taken() -> None:
         integers, scales = Gptq().round(weight, hessian, Grid(4, 16, search=True))
         assert bool(torch.isfinite(scales).all())
         assert integers.shape == (8, 32)
+
+
+@pytest.mark.parametrize("size", [5, 128, 300])
+def test_a_factor_lies_below_the_diagonal_and_is_taken_away_again(size: int) -> None:
+    torch.manual_seed(0)
+    rows, order, added = torch.randn(2 * size, size), torch.randperm(size), torch.rand(size)
+    matrix = rows.T @ rows
+    lent = matrix.clone()
+    pivots = factor_below(lent, order, added)
+    assert pivots is not None
+    factor = lent.tril(-1) + torch.diag(pivots)
+    torch.testing.assert_close(factor @ factor.T, (matrix + torch.diag(added))[order][:, order], rtol=1e-4, atol=1e-3)
+    assert torch.equal(lent.triu(), matrix.triu())
+    restore_below(lent)
+    assert torch.equal(lent, matrix)
+
+
+def test_what_is_not_positive_definite_has_no_factor() -> None:
+    matrix = -torch.eye(3)
+    assert factor_below(matrix, torch.arange(3), torch.zeros(3)) is None
+    assert torch.equal(matrix.triu(), -torch.eye(3))
+
+
+def test_gptq_leaves_the_hessian_as_it_was() -> None:
+    weight, hessian = problem(2)
+    hessian = (hessian + hessian.T) / 2
+    before = hessian.clone()
+    Gptq().round(weight, hessian, Grid(4, 16))
+    assert torch.equal(hessian, before)
 
 
 def test_the_hessian_of_a_convolution_is_that_of_its_windows() -> None:
