@@ -25,7 +25,10 @@ EPSILON = 2**-20  # the least scale: an all-zero channel and a constant zero hav
 SECOND = frozenset({aten.conv1d.default, aten.conv2d.default})  # operations whose channels are the second axis
 LAST = frozenset({aten.linear.default, aten.layer_norm.default})
 # What these make of a value beyond the bounds is what they make of the bounds.
-SATURATING = {aten.hardswish.default: (-3.0, math.inf), aten.hardsigmoid.default: (-3.0, 3.0)}
+SATURATING: dict[object, tuple[float, float]] = {
+    aten.hardswish.default: (-3.0, math.inf),
+    aten.hardsigmoid.default: (-3.0, 3.0),
+}
 UNBOUNDED = (-math.inf, math.inf)
 KEEP_CHANNELS = frozenset(
     {
