@@ -1,7 +1,7 @@
 """Make one contestant of bench/peers.py: a file from the same PyTorch model, by edgewright or by a runtime's own tools.
 
     python -m bench.peer_makers MODEL FOLDER                        samples, and what PyTorch makes of them
-    python -m bench.peer_makers MODEL program edgewright FOLDER     the compressed program, for all our files
+    python -m bench.peer_makers MODEL program MAKER FOLDER          the compressed program, for all our files
     python -m bench.peer_makers MODEL RUNTIME MAKER FOLDER          writes into FOLDER/RUNTIME/MAKER
 
 A quantizer of a runtime starts from the float32 file that the maker "float32" left, with the settings that serve it
@@ -22,7 +22,14 @@ import torch
 from bench.peer_models import MODELS, Arrays, PeerModel
 from edgewright.pipeline.quiet import quiet
 
-FLOAT32, OURS, PROGRAM = "float32", "edgewright", "program"
+FLOAT32, PROGRAM = "float32", "program"
+STATIC, DYNAMIC = "edgewright w8a8", "edgewright w8a8-dynamic"
+OURS = {
+    "onnx": (STATIC, DYNAMIC),
+    "openvino": (STATIC, DYNAMIC),
+    "tflite": (STATIC, DYNAMIC),
+    "coreml": (STATIC,),
+}
 QUANTIZERS = {
     "onnx": ("quantize_static", "quantize_dynamic"),
     "openvino": ("nncf",),
@@ -36,9 +43,9 @@ def make(name: str, runtime: str, maker: str, folder: Path) -> None:
     model, target = MODELS[name], folder / runtime / maker
     target.mkdir(parents=True)
     if runtime == PROGRAM:
-        _compress(model, target)
-    elif maker == OURS:
-        _lower(folder / PROGRAM / OURS, runtime, target)
+        _compress(model, maker.removeprefix("edgewright "), target)
+    elif maker in OURS[runtime]:
+        _lower(folder / PROGRAM / maker, runtime, target)
     elif maker == FLOAT32:
         FLOATS[runtime](model.build(), tensors(model.calibration()[0]), target / FILES[runtime])
     else:
@@ -50,13 +57,13 @@ def tensors(sample: Arrays) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value) for name, value in sample.items()}
 
 
-def _compress(model: PeerModel, folder: Path) -> None:
+def _compress(model: PeerModel, scheme: str, folder: Path) -> None:
     """Capture and quantize once for all runtimes."""
     import edgewright as ew
 
     samples = [tensors(sample) for sample in model.calibration()]
     program = ew.capture(model.build(), samples[0])
-    compressed = ew.compress(program, [{"pass": "quantize", "scheme": "w8a8"}], batches=samples).program
+    compressed = ew.compress(program, [{"pass": "quantize", "scheme": scheme}], batches=samples).program
     compressed.save(folder / "program.pt2")
     (folder / "signature.pickle").write_bytes(pickle.dumps((compressed.inputs, compressed.outputs)))
 

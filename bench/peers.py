@@ -1,14 +1,16 @@
-"""Put our w8a8 files beside what each runtime's own quantizer makes of the same float32 model with the same data.
+"""Put our 8-bit files beside what each runtime's own quantizer makes of the same float32 model with the same data.
 
 Four models (peer_models.py) on three runtimes, batch 1, one thread; Core ML for size alone. The calibration data is
 the same for all: 16 images, 64 sentences.
 Every file is made by a process of its own with a time limit, and run by one: a peer that fails is a row with its
 error. Latency: all contestants of a model and runtime are open at once and take turns, so that noise hits all alike;
-ratios are medians over the turns. SQNR: outputs on 16 held-out samples against PyTorch in float32.
+ratios are medians over the turns. Like with like: a peer that rounds activations as they come is judged against our
+w8a8-dynamic, all others against our w8a8. SQNR: outputs on 16 held-out samples against PyTorch in float32.
 
     python -m bench.peers                       all, into docs/peers.md; exit code 1 when an aim is missed
     python -m bench.peers --models minilm       some of them (the page is then only printed)
     python -m bench.peers --cpu-time            judge by CPU time: for a machine that others use meanwhile
+    python -m bench.peers --keep FOLDER         keeps each model's figures there; what is there is not redone
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from bench.peer_makers import FILES, FLOAT32, OURS, PROGRAM, QUANTIZERS
+from bench.peer_makers import DYNAMIC, FILES, FLOAT32, OURS, PROGRAM, QUANTIZERS, STATIC
 from bench.peer_models import CALIBRATION, HELD_OUT, MODELS, SENTENCES
 from edgewright.device_profiles.host import detect_host
 from edgewright.pipeline.metrics import sqnr_db
@@ -41,6 +43,7 @@ TURNS, RUNS = 15, 5
 MOST_RATIO, MOST_MEAN_RATIO = 1.05, 0.9  # our latency over the peer's: in each row, and on the geometric mean
 MINILM_DB = 23.0
 SIZE_ALONE = "coreml"
+ROUND_AS_IT_COMES = frozenset({"quantize_dynamic", "dynamic_wi8_afp32"})
 
 
 @dataclass
@@ -72,7 +75,12 @@ class Table:
 
     def peers(self) -> Iterator[Entry]:
         """The peers that made a file."""
-        return (entry for maker, entry in self.entries.items() if maker not in (FLOAT32, OURS) and not entry.error)
+        own = (FLOAT32, *OURS[self.runtime])
+        return (entry for maker, entry in self.entries.items() if maker not in own and not entry.error)
+
+    def rival(self, maker: str) -> Entry:
+        """Which of our files a row is compared with."""
+        return self.entries[DYNAMIC if maker in ROUND_AS_IT_COMES else STATIC]
 
     def ratio(self, maker: str, to: str) -> float:
         """The median over all turns of one latency over another; NaN where one did not run."""
@@ -113,16 +121,19 @@ def make_all(name: str, folder: Path) -> list[Table]:
     """Every contestant's file of one model."""
     maker = "bench.peer_makers"
     run_process([maker, name, str(folder)], MAKE_TIMEOUT_S, folder / "prepare.txt")
-    compressing = run_process([maker, name, PROGRAM, OURS, str(folder)], MAKE_TIMEOUT_S, folder / "compress.txt")
+    compressing = {
+        ours: run_process([maker, name, PROGRAM, ours, str(folder)], MAKE_TIMEOUT_S, folder / f"{ours}.txt")
+        for ours in (STATIC, DYNAMIC)
+    }
     tables = []
     for runtime, quantizers in QUANTIZERS.items():
-        entries = {maker: Entry(maker) for maker in (FLOAT32, OURS, *quantizers)}
+        entries = {maker: Entry(maker) for maker in (FLOAT32, *OURS[runtime], *quantizers)}
         for entry in entries.values():
-            before = compressing if entry.maker == OURS else entries[FLOAT32].seconds
+            before = compressing.get(entry.maker, entries[FLOAT32].seconds)
             log = folder / f"{runtime}-{entry.maker}.txt"
             print(f"{name}: {runtime} {entry.maker}", file=sys.stderr, flush=True)
             try:
-                if entries[FLOAT32].error and entry.maker not in (FLOAT32, OURS):
+                if entries[FLOAT32].error and entry.maker in quantizers:
                     raise Failure("there is no float32 file to start from")
                 took = run_process([maker, name, runtime, entry.maker, str(folder)], MAKE_TIMEOUT_S, log)
             except Failure as failure:
@@ -205,27 +216,50 @@ def race(table: Table, folder: Path, column: int) -> None:
         one.entry.sqnr_db = sqnr_db(reference, outputs.reshape(reference.shape))
 
 
+def measured(name: str, column: int, keep: Path | None) -> list[Table]:
+    """The tables of one model, made and raced, or as an earlier run kept them."""
+    file = keep / f"{name}.json" if keep else None
+    if file and file.exists():
+        return [
+            Table(kept["model"], kept["runtime"], {maker: Entry(**entry) for maker, entry in kept["entries"].items()})
+            for kept in json.loads(file.read_text())
+        ]
+    with tempfile.TemporaryDirectory() as scratch:
+        tables = make_all(name, Path(scratch))
+        for table in tables:  # when nothing else of ours runs
+            if table.runtime != SIZE_ALONE:
+                race(table, Path(scratch), column)
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([asdict(table) for table in tables]))
+    return tables
+
+
 def misses(tables: Sequence[Table]) -> Iterator[str]:
     """Every aim that was missed, as a sentence."""
     ratios = []
     for table in tables:
-        where, ours = f"{table.model} on {table.runtime}", table.entries[OURS]
-        if ours.error:
-            yield f"{where}: {ours.error}"
-            continue
+        where = f"{table.model} on {table.runtime}"
+        yield from (
+            f"{where}, {maker}: {error}" for maker in OURS[table.runtime] if (error := table.entries[maker].error)
+        )
         for peer in table.peers():
+            ours = table.rival(peer.maker)
+            if ours.error:
+                continue
             if table.runtime == SIZE_ALONE:
                 if ours.size_bytes > 1.05 * peer.size_bytes:
                     yield f"{where}: {ours.size_bytes / 1e6:.2f} MB, {peer.maker} {peer.size_bytes / 1e6:.2f} MB"
                 continue
-            ratio = table.ratio(OURS, peer.maker)
+            ratio = table.ratio(ours.maker, peer.maker)
             ratios.append(ratio)
             if not ratio <= MOST_RATIO:
                 yield f"{where}: {ratio:.2f} times the latency of {peer.maker}, aim {MOST_RATIO}"
             if not ours.sqnr_db >= peer.sqnr_db:
                 yield f"{where}: {ours.sqnr_db:.1f} dB, {peer.maker} {peer.sqnr_db:.1f} dB"
-        if table.model == "minilm" and table.runtime != SIZE_ALONE and not ours.sqnr_db >= MINILM_DB:
-            yield f"{where}: {ours.sqnr_db:.1f} dB, aim {MINILM_DB:.0f} dB"
+        static = table.entries[STATIC]
+        if table.model == "minilm" and table.runtime != SIZE_ALONE and not static.sqnr_db >= MINILM_DB:
+            yield f"{where}: {static.sqnr_db:.1f} dB, aim {MINILM_DB:.0f} dB"
     if ratios and not (mean := statistics.geometric_mean(ratios)) <= MOST_MEAN_RATIO:
         yield f"geometric mean of the latency ratios: {mean:.2f}, aim {MOST_MEAN_RATIO}"
 
@@ -238,7 +272,13 @@ def page(tables: Sequence[Table], column: int) -> str:
     tools = ", ".join(f"{name} {version(name)}" for name in names)
     kind = "CPU time" if column else "latency"
     mean = statistics.geometric_mean(
-        [table.ratio(OURS, peer.maker) for table in tables if table.runtime != SIZE_ALONE for peer in table.peers()]
+        [
+            table.ratio(ours.maker, peer.maker)
+            for table in tables
+            if table.runtime != SIZE_ALONE
+            for peer in table.peers()
+            if not (ours := table.rival(peer.maker)).error
+        ]
     )
     lines = [
         "# Beside the runtimes' own quantizers",
@@ -248,12 +288,16 @@ def page(tables: Sequence[Table], column: int) -> str:
         f"held-out samples. {tools}.",
         "",
         "ResNet-50, MobileNetV3-large and ViT-tiny are plain PyTorch definitions with random weights (batch norms with "
-        "randomized statistics); MiniLM has its real weights, at length 128. `edgewright` is the recipe "
-        '`pass = "quantize", scheme = "w8a8"`: one compressed graph, the same numbers on every runtime.',
+        "randomized statistics); MiniLM has its real weights, at length 128. `edgewright w8a8` is the "
+        'recipe `pass = "quantize", scheme = "w8a8"`: one compressed graph, the same numbers on every runtime; '
+        "`edgewright w8a8-dynamic` likewise, and Core ML has no such layers.",
         "",
-        f"Columns: median {kind}; that over the float32 file's; ours over this row's (below 1: ours is faster); SQNR "
-        "of the outputs against PyTorch in float32 on held-out samples; size; seconds from the PyTorch model to the "
-        "file, imports included.",
+        "Like with like: `quantize_dynamic` and `dynamic_wi8_afp32` round activations as they come, so they are judged "
+        "against our `w8a8-dynamic`; all other rows, which calibrate ranges, against our `w8a8`.",
+        "",
+        f"Columns: median {kind}; that over the float32 file's; ours (of the same kind) over this row's "
+        "(below 1: ours is faster; beside float32 our `w8a8`); SQNR of the outputs against PyTorch in float32 on "
+        "held-out samples; size; seconds from the PyTorch model to the file, imports included.",
     ]
     for table in tables:
         lines += ["", f"## {table.model}, {table.runtime}", ""]
@@ -276,7 +320,9 @@ def row(table: Table, entry: Entry) -> str:
     if table.runtime == SIZE_ALONE:
         return f"| {entry.maker} | | | | | {size} | {seconds} |"
     ratio = "" if table.entries[FLOAT32].error else f"{table.ratio(entry.maker, FLOAT32):.2f}"
-    to_ours = "" if entry.maker == OURS or table.entries[OURS].error else f"{table.ratio(OURS, entry.maker):.2f}"
+    rival = table.rival(entry.maker)
+    compared = entry.maker not in OURS[table.runtime] and not rival.error
+    to_ours = f"{table.ratio(rival.maker, entry.maker):.2f}" if compared else ""
     figures = (f"{entry.latency_ms:.2f}", ratio, to_ours, f"{entry.sqnr_db:.1f} dB", size, seconds)
     return f"| {entry.maker} | {' | '.join(figures)} |"
 
@@ -285,17 +331,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description="our int8 files beside the peers'")
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=list(MODELS))
     parser.add_argument("--cpu-time", action="store_true", help="judge by CPU time instead of time")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder that keeps each model's figures; what is there is not redone"
+    )
     options = parser.parse_args(arguments)
     column = int(options.cpu_time)
-    tables = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in options.models:
-            folder = Path(scratch) / name
-            folder.mkdir()
-            tables += make_all(name, folder)
-        for table in tables:  # when nothing else of ours runs
-            if table.runtime != SIZE_ALONE:
-                race(table, Path(scratch) / table.model, column)
+    tables = [table for name in options.models for table in measured(name, column, options.keep)]
     text = page(tables, column)
     print(text)
     if set(options.models) == set(MODELS):

@@ -14,6 +14,8 @@ from edgewright.calibration.ranges import Levels, Range, entropy_range, mse_rang
 from edgewright.errors import RecipeError, did_you_mean
 
 PERCENT = 99.99
+BEST = "best"  # no observer: whichever of these errs less
+CANDIDATES = ("minmax", "mse")
 INT8 = Levels()
 
 
@@ -147,8 +149,8 @@ def make_observer(
 
 
 def check_observer(name: str, percent: float = PERCENT) -> None:
-    if name not in OBSERVERS:
-        raise RecipeError("unknown observer", got=repr(name), expected=", ".join(OBSERVERS), do=_hint(name))
+    if name not in (*OBSERVERS, BEST):
+        raise RecipeError("unknown observer", got=repr(name), expected=", ".join((BEST, *OBSERVERS)), do=_hint(name))
     if not 50 < percent <= 100:
         raise RecipeError("a percentile has to leave a range", got=percent, expected="above 50, at most 100")
 

@@ -11,7 +11,8 @@ The rules, and why:
   concatenation shares one among its inputs and output, so that no runtime has to re-quantize.
 - Transposed convolutions stay in float: ONNX Runtime and OpenVINO were seen to compute them so even when quantized.
   (LiteRT's converter makes an integer kernel of one between two encodings, with weight scales of its own choice.)
-- What a matrix product multiplies has symmetric encodings, everything else a zero point.
+- What a matrix product multiplies has symmetric encodings, everything else a zero point, softmaxes too. A softmax gets
+  its range from the data as well: spread over 197 tokens, it is 1.3 steps of the usual 1/256, and the product is lost.
 - Integer tensors (indices, masks, positions) are never touched.
 """
 
@@ -25,7 +26,6 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantizer import (
-    FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
     QuantizationSpec,
     QuantizationSpecBase,
@@ -33,7 +33,7 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from edgewright.calibration.observers import PERCENT
+from edgewright.calibration.observers import BEST, PERCENT
 from edgewright.pipeline.passes.graph import aten, is_floating, value_of
 from edgewright.pipeline.passes.observe_values import (
     PerChannelObserver,
@@ -93,6 +93,7 @@ class ObserverSettings:
     """Which of `calibration/observers.py` sets the ranges of activations.
 
     Args:
+        kind: one by name, or "best": in a chain what `choose_ranges.py` finds to err less, else "minmax".
         percent: of "percentile".
         keep_all: collect what every other kind rests on, too.
     """
@@ -102,7 +103,9 @@ class ObserverSettings:
     keep_all: bool = False
 
 
-def _activation(settings: ObserverSettings, *, symmetric: bool) -> QuantizationSpec:
+def _activation(settings: ObserverSettings, *, symmetric: bool, chain: bool) -> QuantizationSpec:
+    if settings.kind == BEST and not chain:
+        settings = dataclasses.replace(settings, kind="minmax")
     return QuantizationSpec(
         dtype=torch.int8,
         quant_min=-128,
@@ -135,15 +138,6 @@ TABLE = QuantizationSpec(
     qscheme=torch.per_tensor_symmetric,
     is_dynamic=False,
     observer_or_fake_quant_ctr=PerTensorObserver,
-)
-# A softmax gives values in [0, 1]: the encoding that every integer runtime has built in for it.
-PROBABILITY = FixedQParamsQuantizationSpec(
-    dtype=torch.int8,
-    scale=1.0 / 256.0,
-    zero_point=-128,
-    quant_min=-128,
-    quant_max=127,
-    qscheme=torch.per_tensor_affine,
 )
 
 
@@ -201,16 +195,17 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
             elif node.target is CONCATENATE:
                 self._concatenate(node)
             elif node.target in CHAIN_ACTIVATIONS and node.args[0] in self._chain:
-                self._write(node, {node.args[0]: self._activation(node.args[0])}, self._activation(node), chain=True)
+                source = self._activation(node.args[0], chain=True)
+                self._write(node, {node.args[0]: source}, self._activation(node, chain=True), chain=True)
             elif node.target in ARITHMETIC and all(
                 isinstance(arg, Node) and arg in self._chain for arg in node.args[:2]
             ):
-                self._tail(node, {arg: self._activation(arg) for arg in node.args[:2]}, chain=True)
+                self._tail(node, {arg: self._activation(arg, chain=True) for arg in node.args[:2]}, chain=True)
         return model
 
-    def _activation(self, value: Node) -> QuantizationSpec:
+    def _activation(self, value: Node, *, chain: bool) -> QuantizationSpec:
         """The encoding of a value: with a zero point, unless a matrix product reads it."""
-        return _activation(self.observer, symmetric=self.symmetric or value in self._symmetric)
+        return _activation(self.observer, symmetric=self.symmetric or value in self._symmetric, chain=chain)
 
     def _weight(self, axis: int) -> QuantizationSpec:
         return _weight(axis, self.weight_bits, per_channel=self.per_channel)
@@ -221,7 +216,7 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
             self.skipped.append((node.name, "its weight is computed, not constant"))
             return
         chain = node.target in CONVOLUTIONS or data in self._chain
-        self._tail(node, {data: self._activation(data), weight: self._weight(0)}, chain=chain)
+        self._tail(node, {data: self._activation(data, chain=chain), weight: self._weight(0)}, chain=chain)
 
     def _product(self, node: Node) -> None:
         left, right = node.args[0], node.args[1]
@@ -231,13 +226,8 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
             return
         specs: dict[Node, QuantizationSpecBase] = {}
         for side in (left, right):
-            if side.op == "get_attr" and side is right and value_of(side).dim() == 2:
-                specs[side] = self._weight(1)
-            else:
-                specs[side] = PROBABILITY if side.target in SOFTMAX else self._activation(side)
-        for side in (left, right):
-            if side.target in SOFTMAX and not _annotation(side):
-                side.meta["quantization_annotation"] = QuantizationAnnotation(output_qspec=PROBABILITY, _annotated=True)
+            constant = side.op == "get_attr" and side is right and value_of(side).dim() == 2
+            specs[side] = self._weight(1) if constant else self._activation(side, chain=side in self._chain)
         self._tail(node, specs, chain=False)
 
     def _embedding(self, node: Node) -> None:
@@ -253,7 +243,8 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
         shared = SharedQuantizationSpec((source, node))
         if source in self._symmetric:  # one part of it may go into a product where this one does not
             self._symmetric.add(node)
-        self._write(node, {source: self._activation(source)}, shared, chain=source in self._chain)
+        chain = source in self._chain
+        self._write(node, {source: self._activation(source, chain=chain)}, shared, chain=chain)
 
     def _concatenate(self, node: Node) -> None:
         """Constants (a class token) share the encoding, too: LiteRT's converter would round them to it by itself."""
@@ -264,7 +255,7 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
         first = inner[0]
         shared = SharedQuantizationSpec((first, node))
         specs: dict[Node, QuantizationSpecBase] = dict.fromkeys(parts, shared)
-        specs[first] = self._activation(first)
+        specs[first] = self._activation(first, chain=True)
         self._write(node, specs, shared, chain=True)
 
     def _tail(self, node: Node, inputs: dict[Node, QuantizationSpecBase], *, chain: bool) -> None:
@@ -272,9 +263,9 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
         follower = next(iter(node.users)) if len(node.users) == 1 else None
         if follower is not None and follower.target in FUSED_ACTIVATIONS:
             self._write(node, inputs, None, chain=False)
-            self._write(follower, {}, self._activation(follower), chain=chain)
+            self._write(follower, {}, self._activation(follower, chain=chain), chain=chain)
         else:
-            self._write(node, inputs, self._activation(node), chain=chain)
+            self._write(node, inputs, self._activation(node, chain=chain), chain=chain)
 
     def _write(
         self,

@@ -92,7 +92,7 @@ def rounded_constants(prepared: GraphModule) -> list[tuple[LearnedScale, str]]:
 def learn_scales(
     prepared: GraphModule, learns: Callable[[Node], bool], device: torch.device
 ) -> dict[str, nn.Parameter]:
-    """Put a LearnedScale where each calibrated observer stands; a shared one, such as a fixed one, stays so.
+    """Put a LearnedScale where each calibrated observer stands; a shared one stays so.
 
     Args:
         learns: which layers train; a scale learns where a layer does that it belongs to.

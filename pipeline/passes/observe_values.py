@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torchao.quantization.pt2e.observer import UniformQuantizationObserverBase
 from edgewright.calibration.cautions import Caution, value_cautions, weight_cautions
 from edgewright.calibration.extremes import Averages, Extremes
 from edgewright.calibration.histogram import Histogram
-from edgewright.calibration.observers import OBSERVERS, PERCENT, make_observer
+from edgewright.calibration.observers import BEST, CANDIDATES, OBSERVERS, PERCENT, make_observer
 from edgewright.calibration.ranges import Levels
 from edgewright.calibration.statistics import State, StatisticsFile, ValueStatistics
 from edgewright.errors import CalibrationError
@@ -23,6 +24,12 @@ from edgewright.pipeline.rounding.grid import Grid
 EPSILON = 2**-20  # the least scale: an all-zero channel and a constant zero have a valid one, too
 SECOND = frozenset({aten.conv1d.default, aten.conv2d.default})  # operations whose channels are the second axis
 LAST = frozenset({aten.linear.default, aten.layer_norm.default})
+# What these make of a value beyond the bounds is what they make of the bounds.
+SATURATING: dict[object, tuple[float, float]] = {
+    aten.hardswish.default: (-3.0, math.inf),
+    aten.hardsigmoid.default: (-3.0, 3.0),
+}
+UNBOUNDED = (-math.inf, math.inf)
 KEEP_CHANNELS = frozenset(
     {
         aten.relu.default,
@@ -41,10 +48,15 @@ KEEP_CHANNELS = frozenset(
 class PerTensorObserver(UniformQuantizationObserverBase):  # type: ignore[misc]  # torchao has no types
     """One range for the whole tensor. PT2E makes it with the fields of a QuantizationSpec.
 
+    Where all that reads a value is the same beyond some bounds (a hard swish below -3), the range ends there.
+
     Args:
         kind: the observer's name, as a recipe gives it.
         percent: of "percentile".
         keep_all: collect what every kind of observer rests on, to be saved.
+    Attributes:
+        candidates: of "best": what `choose_ranges.py` chooses from, by name.
+        rounding: None while values are taken in; later whether they are given out as their encoding has them.
     """
 
     def __init__(
@@ -53,21 +65,37 @@ class PerTensorObserver(UniformQuantizationObserverBase):  # type: ignore[misc] 
         axis = spec.pop("ch_axis", None)
         super().__init__(eps=eps, **spec)
         self.ch_axis = axis
-        own = OBSERVERS[kind].kind
-        self.found = ValueStatistics((own, Averages, Histogram) if keep_all else (own,), axis)
+        names = CANDIDATES if kind == BEST else (kind,)
+        needed = {OBSERVERS[name].kind for name in names}
+        self.found = ValueStatistics((*needed, Averages, Histogram) if keep_all else needed, axis)
         symmetric = self.qscheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric)
         self.levels = Levels(self.quant_min, self.quant_max, symmetric)
-        self.observer = make_observer(kind, self.levels, axis, self.found.of(own), percent)
+        made = {
+            name: make_observer(name, self.levels, axis, self.found.of(OBSERVERS[name].kind), percent) for name in names
+        }
+        self.observer = made[names[0]]
+        self.candidates = made if kind == BEST else {}
         self.nodes: tuple[Node, ...] = ()
+        self.bounds = UNBOUNDED
         self.constant = False
+        self.rounding: bool | None = None
         self._encoding: tuple[Tensor, Tensor] | None = None
 
     def forward(self, values: Tensor) -> Tensor:
-        if not self.constant:
-            self._encoding = None
-            if not self.found.update(values):
-                raise _not_finite(self.nodes)
+        if self.constant or self.rounding is False:
+            return values
+        if self.rounding:
+            scale, zero_point = self.calculate_qparams()
+            limits = (self.quant_min, self.quant_max)
+            return torch.fake_quantize_per_tensor_affine(values, float(scale), int(zero_point), *limits)
+        self._encoding = None
+        if not self.found.update(values if self.bounds == UNBOUNDED else values.clamp(*self.bounds)):
+            raise _not_finite(self.nodes)
         return values
+
+    def choose(self, name: str) -> None:
+        """Let one of the candidates set the range."""
+        self.observer, self._encoding = self.candidates[name], None
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point. PT2E asks at each place where they are used; searching a range takes milliseconds."""
@@ -84,6 +112,8 @@ class PerTensorObserver(UniformQuantizationObserverBase):  # type: ignore[misc] 
     def watch(self, nodes: Sequence[Node], tensors: Sequence[Tensor]) -> None:
         """Say what is observed. Constants (`tensors`) are taken in now; of them alone, nothing changes any more."""
         self.nodes = tuple(nodes)
+        found = [SATURATING.get(reader.target, UNBOUNDED) for node in nodes for reader in _readers(node)]
+        self.bounds = (min(low for low, _ in found), max(high for _, high in found)) if found else UNBOUNDED
         axes = {channel_axis(node) for node in nodes}
         if self.ch_axis is None and len(axes) == 1 and (axis := axes.pop()) is not None:
             self.found.channels = Extremes(axis)
@@ -177,6 +207,15 @@ def channel_axis(node: Node) -> int | None:
     axis = 1 if layer.target in SECOND else len(made) - 1
     # An addition may have broadcast it; and of sizes that stay open, none is a number of channels.
     return axis if len(made) == len(shape) and isinstance(made[axis], int) and made[axis] == shape[axis] else None
+
+
+def _readers(node: Node) -> Iterator[Node]:
+    """What reads a value, also through observers."""
+    for user in node.users:
+        if user.op == "call_module":
+            yield from _readers(user)
+        else:
+            yield user
 
 
 def _constant(prepared: GraphModule, node: Node) -> Tensor:

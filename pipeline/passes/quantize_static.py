@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from edgewright.calibration.batches import require_batches
 from edgewright.calibration.cautions import Caution, input_cautions
-from edgewright.calibration.observers import PERCENT, check_observer
+from edgewright.calibration.observers import BEST, PERCENT, check_observer
 from edgewright.calibration.statistics import StatisticsFile
 from edgewright.errors import RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
@@ -35,7 +35,8 @@ class QuantizeStatic:
 
     Args:
         modules: patterns over module paths ("vision.*", or several: "vision.*|head"); other layers stay as they are.
-        observer: how an activation gets its range: "minmax", "moving-average", "percentile", "mse" or "entropy".
+        observer: how an activation gets its range: "minmax", "moving-average", "percentile", "mse" or "entropy"; "best"
+            is "minmax", or "mse" for what convolutions produce where that errs less (`choose_ranges.py`).
         percentile: of the observer of that name, in percent.
         correct_biases: afterwards, give each channel of a layer's output the mean back that rounding took from it.
         weight_bits: of the layers' weights, 2 to 8; embedding tables keep 8.
@@ -58,7 +59,7 @@ class QuantizeStatic:
         "balance-outputs",
     )
     modules: str = "*"
-    observer: str = "minmax"
+    observer: str = BEST
     percentile: float = PERCENT
     correct_biases: bool = False
     weight_bits: int = 8
@@ -125,6 +126,7 @@ def quantize_activations(
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         from edgewright.pipeline.passes.annotate_int8 import Int8Annotator, ObserverSettings
+        from edgewright.pipeline.passes.choose_ranges import choose_ranges
         from edgewright.pipeline.passes.observe_values import calibrate
 
         observer = ObserverSettings(settings.observer, settings.percentile, keep_all=saved is not None)
@@ -138,6 +140,7 @@ def quantize_activations(
         prepared = prepare_pt2e(program.module, annotator)
         batches = [[batch[spec.name] for spec in program.inputs] for batch in context.batches]
         observers = calibrate(prepared, batches, saved)
+        choose_ranges(prepared, observers, batches)
         cautions = [caution for observer in observers for caution in observer.cautions()]
     if adjust:  # in the open: it takes its time and may call the user's code
         cautions += adjust(prepared, observers)

@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from edgewright.calibration.batches import digest_of
 from edgewright.calibration.cautions import Caution
 from edgewright.calibration.keyed_file import KeyedFile
-from edgewright.calibration.observers import PERCENT
+from edgewright.calibration.observers import BEST, PERCENT
 from edgewright.errors import RecipeError
 from edgewright.pipeline.passes.base import Context, PassReport
 from edgewright.pipeline.passes.graph import aten, is_floating
@@ -75,7 +75,7 @@ class TrainQuantized:
     name: ClassVar[str] = "train-quantized"
     runs_after: ClassVar[tuple[str, ...]] = QuantizeStatic.runs_after
     modules: str = "*"
-    observer: str = "minmax"
+    observer: str = BEST
     percentile: float = PERCENT
     weight_bits: int = 8
     per_channel: bool = True

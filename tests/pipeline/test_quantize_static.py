@@ -254,9 +254,67 @@ def test_every_product_of_the_encoder_reads_and_writes_integers() -> None:
         assert encoding(product) is not None, product
 
 
-def test_probabilities_get_the_encoding_that_runtimes_have_built_in() -> None:
-    (softmax,) = nodes(quantized("encoder"), aten.softmax.int)
-    assert encoding(softmax) == (1.0 / 256.0, -128)
+def test_probabilities_that_are_spread_thin_keep_all_their_steps() -> None:
+    model = Net(lambda self, x: (x @ x.transpose(1, 2) * 0.01).softmax(-1) @ x)
+    batches = [{"x": torch.randn(1, 200, 16, generator=torch.Generator().manual_seed(0))}]
+    program = compress(model, batches)
+    (softmax,) = nodes(program, aten.softmax.int)
+    scale, zero_point = encoding(softmax) or (0.0, 0)
+    assert 0 < scale < 1 / 256 / 20
+    assert zero_point == -128
+
+
+# Ranges
+
+
+def image(power: int = 1) -> list[Batch]:
+    return [{"x": 4 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) ** power}]
+
+
+@pytest.mark.parametrize(
+    ("read", "low", "high"),
+    [
+        (F.hardswish, -3.0, None),
+        (F.hardsigmoid, -3.0, 3.0),
+        (lambda y: F.hardswish(y) * F.hardsigmoid(y), -3.0, None),
+        (lambda y: F.hardswish(y) + y, None, None),
+    ],
+)
+def test_a_range_ends_where_its_readers_stop_telling_values_apart(
+    read: Callable[[Tensor], Tensor], low: float | None, high: float | None
+) -> None:
+    torch.manual_seed(0)
+    net = Net(lambda self, x: read(self.conv(x)), conv=nn.Conv2d(3, 4, 1))
+    program = compress(net, image())
+    scale, zero_point = encoding(nodes(program, aten.conv2d.default)[0]) or (0.0, 0)
+    least, greatest = scale * (-128 - zero_point), scale * (127 - zero_point)
+    assert least == pytest.approx(-3.0, abs=0.05) if low else least < -3.5
+    assert greatest == pytest.approx(3.0, abs=0.05) if high else greatest > 3.5
+
+
+@pytest.mark.parametrize(
+    ("read", "chosen"),
+    [
+        (lambda y: y.sigmoid(), "mse"),  # tails are lost behind it
+        (lambda y: y * y * y * y, "minmax"),  # tails are all that is left
+    ],
+)
+def test_the_data_decide_whether_ranges_clip(read: Callable[[Tensor], Tensor], chosen: str) -> None:
+    torch.manual_seed(0)
+    net = Net(lambda self, x: read(self.conv(x)), conv=nn.Conv2d(3, 4, 1))
+    batches = image(power=3)
+    digests = {name: compress(net, batches, observer=name).digest() for name in ("best", "minmax", "mse")}
+    assert digests["minmax"] != digests["mse"]
+    assert digests["best"] == digests[chosen]
+
+
+def test_where_nothing_is_convolved_ranges_hold_everything() -> None:
+    batches = SMALL["encoder"].batches(4)
+    programs = [
+        run_passes(folded("encoder"), [QuantizeStatic(observer=name)], Context(batches)).program
+        for name in ("best", "minmax")
+    ]
+    assert programs[0].digest() == programs[1].digest()
 
 
 # Settings and refusals
