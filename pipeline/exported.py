@@ -53,7 +53,7 @@ def _lifted(program: Program) -> ExportedProgram:
     copies: dict[Node, Node] = {}
     inputs: list[InputSpec] = []
     held: dict[InputKind, dict[str, Tensor]] = {kind: {} for kind in PREFIXES}
-    taken = {node.name for node in program.graph.find_nodes(op="placeholder")}
+    taken = {str(node.target) for node in program.graph.find_nodes(op="placeholder")}
     for kind, constants in _by_kind(program).items():
         for name, nodes in constants.items():
             tensor = program.tensor(nodes[0])
@@ -92,7 +92,8 @@ def assemble(
     results: Any = graph.output_node().args[0]
     outputs = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(result.name), None) for result in results]
     # As torch.export has them: for the model itself it names no values.
-    call = ModuleCallSignature([], [], pytree.tree_structure(example), pytree.tree_structure(results))
+    names = [spec.arg.name for spec in inputs if spec.kind is InputKind.USER_INPUT]
+    call = ModuleCallSignature([], [], pytree.tree_structure(example), pytree.tree_structure(results), names)
     return ExportedProgram(
         root=Module(),
         graph=graph,
@@ -106,10 +107,10 @@ def assemble(
 
 
 def copy_node(graph: Graph, node: Node, copies: Mapping[Node, Any]) -> Node:
-    """A copy at the end of a graph, of the same name, also where that is a builtin's (an input called "input")."""
+    """A copy at the end of a graph; an input has its argument's name, also where that is a builtin's ("input")."""
     copy = graph.node_copy(node, copies.__getitem__)
     if node.op == "placeholder":
-        copy.name = node.name
+        copy.name = str(node.target)
     return copy
 
 

@@ -109,7 +109,6 @@ def _module_of(saved: dict[str, Any]) -> GraphModule:
         args, kwargs = pytree.tree_map_only(Ref, lambda ref: nodes[ref.name], arguments)
         wanted = _operation(target) if operation == "call_function" else target
         node = nodes[name] = graph.create_node(operation, wanted, args, kwargs, name)
-        node.name = name  # also where it is a builtin's (an input called "input")
         with mode:
             notes["val"] = pytree.tree_map_only(
                 Like, lambda like: torch.empty_strided(like.shape, like.strides, dtype=like.dtype), notes.get("val")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import edgewright as ew
+from edgewright.targets.onnx import lower
+from tests.small_models import quantized
 
 onnx = pytest.importorskip("onnx", reason="the onnx extra is not installed")
 
@@ -74,3 +77,12 @@ def test_means_over_other_axes_stay_as_they_are(tmp_path: Path) -> None:
     artifact = ew.lower(program, "onnx", tmp_path)
     assert "GlobalAveragePool" not in {node.op_type for node in onnx.load(artifact.main).graph.node}
     assert ew.validate(artifact, program, [{"x": torch.randn(1, 3, 4, 4)}]).passed
+
+
+@pytest.mark.parametrize("name", ["cnn", "encoder"])
+def test_rules_tried_by_operation_write_the_same_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = ew.lower(quantized(name), "onnx", tmp_path / "by operation").main.read_bytes()
+    monkeypatch.setattr(lower, "matching_by_operation", contextlib.nullcontext)
+    assert ew.lower(quantized(name), "onnx", tmp_path / "everywhere").main.read_bytes() == found
