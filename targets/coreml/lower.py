@@ -17,6 +17,7 @@ from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.coreml.compact import share_constants
 from edgewright.targets.coreml.imports import import_coremltools
 from edgewright.targets.coreml.refusals import unknown_operations
+from edgewright.targets.coreml.validating import validating_once
 from edgewright.targets.coreml.weights import register_weights
 
 AUTHOR = "com.apple.CoreML"
@@ -41,13 +42,14 @@ def write_mlpackage(program: Program, path: Path, *, spec: int = 8) -> None:
         register_weights()
         exported = as_exported(program).run_decompositions({})
         refuse(unknown_operations(exported))
-        converted = ct.convert(
-            exported,
-            outputs=[ct.TensorType(name=spec.name) for spec in program.outputs],
-            minimum_deployment_target=ct.target(spec),
-            compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
-            skip_model_load=True,
-        )
+        with validating_once():
+            converted = ct.convert(
+                exported,
+                outputs=[ct.TensorType(name=spec.name) for spec in program.outputs],
+                minimum_deployment_target=ct.target(spec),
+                compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
+                skip_model_load=True,
+            )
         with tempfile.TemporaryDirectory() as folder:
             saved = Path(folder) / "model.mlpackage"
             converted.save(str(saved))

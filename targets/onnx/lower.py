@@ -16,6 +16,7 @@ from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.onnx.blocks import narrow_weights, pack_blocks, translations
 from edgewright.targets.onnx.norms import part_norms
 from edgewright.targets.onnx.pooling import pool_means
+from edgewright.targets.onnx.promotion import promoting_where_needed
 from edgewright.targets.onnx.rewriting import matching_by_operation
 
 INT8, FLOAT16, BFLOAT16 = 3, 10, 16  # onnx.TensorProto's
@@ -28,7 +29,7 @@ def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bo
     import torch
 
     known = translations(program)
-    with quiet(), decomposing_once():
+    with quiet(), decomposing_once(), promoting_where_needed():
         exported = torch.onnx.export(
             as_exported(program),
             dynamo=True,

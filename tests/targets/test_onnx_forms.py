@@ -80,9 +80,22 @@ def test_means_over_other_axes_stay_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cnn", "encoder"])
-def test_rules_tried_by_operation_write_the_same_file(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shortcut", ["matching_by_operation", "promoting_where_needed"])
+def test_shortcuts_through_the_exporter_write_the_same_file(
+    shortcut: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = ew.lower(quantized(name), "onnx", tmp_path / "by operation").main.read_bytes()
-    monkeypatch.setattr(lower, "matching_by_operation", contextlib.nullcontext)
-    assert ew.lower(quantized(name), "onnx", tmp_path / "everywhere").main.read_bytes() == found
+    found = ew.lower(quantized(name), "onnx", tmp_path / "short").main.read_bytes()
+    monkeypatch.setattr(lower, shortcut, contextlib.nullcontext)
+    assert ew.lower(quantized(name), "onnx", tmp_path / "long").main.read_bytes() == found
+
+
+def test_integers_are_still_promoted(tmp_path: Path) -> None:
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor, count: Tensor) -> Tensor:
+            return (x * count + count / 3) > count
+
+    inputs = {"x": torch.rand(2, 4), "count": torch.tensor([[1, 2, 3, 0]], dtype=torch.int64)}
+    program = ew.capture(Mixed(), inputs)
+    with ew.open(ew.lower(program, "onnx", tmp_path / "onnx")) as session:
+        (found,) = session.run({name: value.numpy() for name, value in inputs.items()}).values()
+    assert (found == next(iter(program.run(inputs).values())).numpy()).all()
