@@ -88,7 +88,8 @@ def answers(predict):
 
 
 def in_worker():
-    return getattr(sys.modules["__main__"].__spec__, "name", "") == "edgewright.pipeline.worker"
+    name = getattr(sys.modules["__main__"].__spec__, "name", "")
+    return name in ("edgewright.pipeline.worker", "edgewright.pipeline.job_server")
 '''
 
 RELEASE = """

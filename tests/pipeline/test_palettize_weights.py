@@ -321,7 +321,7 @@ def test_a_saved_program_loads_where_the_operation_is_not_known_yet(program: Pro
     again = load_program(tmp_path / "saved.pt2", found.inputs, found.outputs)
     assert error_db(found, again) == 200
     code = (
-        "import sys; from pathlib import Path; from edgewright.pipeline.program import Program\n"
+        "import sys; from pathlib import Path; from edgewright.pipeline.handover import load_program\n"
         "assert 'edgewright.pipeline.look_up' not in sys.modules\n"
         "found = load_program(Path(sys.argv[1]), (), ()); print(sorted(found.weight_bytes()))"
     )

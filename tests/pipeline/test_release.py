@@ -64,7 +64,7 @@ BAD_FILES = {
     "unknown observer": (
         'scheme = "w8a8"',
         'scheme = "w8a8"\nobserver = "histogram"',
-        "unknown observer\n  got: 'histogram'\n  expected: minmax, moving-average, percentile, mse, entropy",
+        "unknown observer\n  got: 'histogram'\n  expected: best, minmax, moving-average, percentile, mse, entropy",
     ),
     "statistics of another format": ("samples = 32", 'statistics = "kept.npz"', "calibration.statistics: got 'kept"),
     "setting of a wrong type": ('scheme = "w8a8"', 'scheme = "w8a8"\nobserver = 3', "got: 3\n  expected: str"),
