@@ -11,8 +11,9 @@ The rules, and why:
   concatenation shares one among its inputs and output, so that no runtime has to re-quantize.
 - Transposed convolutions stay in float: ONNX Runtime and OpenVINO were seen to compute them so even when quantized.
   (LiteRT's converter makes an integer kernel of one between two encodings, with weight scales of its own choice.)
-- What a matrix product multiplies has symmetric encodings, everything else a zero point, softmaxes too. A softmax gets
-  its range from the data as well: spread over 197 tokens, it is 1.3 steps of the usual 1/256, and the product is lost.
+- What a matrix product multiplies has symmetric encodings, everything else a zero point, softmaxes too. A softmax of
+  floats gets its range from the data: spread over 197 tokens, it is 1.3 steps of the usual 1/256, and the product is
+  lost. One of integers has 1/256: runtimes compute it whole in integers, and LiteRT refuses any other scale there.
 - Integer tensors (indices, masks, positions) are never touched.
 """
 
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantizer import (
+    FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
     QuantizationSpec,
     QuantizationSpecBase,
@@ -139,6 +141,15 @@ TABLE = QuantizationSpec(
     is_dynamic=False,
     observer_or_fake_quant_ctr=PerTensorObserver,
 )
+# Of a softmax of integers: the encoding that the integer kernels of runtimes have built in.
+PROBABILITY = FixedQParamsQuantizationSpec(
+    dtype=torch.int8,
+    scale=1.0 / 256.0,
+    zero_point=-128,
+    quant_min=-128,
+    quant_max=127,
+    qscheme=torch.per_tensor_affine,
+)
 
 
 @dataclass
@@ -226,8 +237,16 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
             return
         specs: dict[Node, QuantizationSpecBase] = {}
         for side in (left, right):
-            constant = side.op == "get_attr" and side is right and value_of(side).dim() == 2
-            specs[side] = self._weight(1) if constant else self._activation(side, chain=side in self._chain)
+            if side.op == "get_attr" and side is right and value_of(side).dim() == 2:
+                specs[side] = self._weight(1)
+            elif side.target in SOFTMAX and _annotation(side.all_input_nodes[0]):
+                specs[side] = PROBABILITY
+                if not _annotation(side):
+                    side.meta["quantization_annotation"] = QuantizationAnnotation(
+                        output_qspec=PROBABILITY, _annotated=True
+                    )
+            else:
+                specs[side] = self._activation(side, chain=side in self._chain)
         self._tail(node, specs, chain=False)
 
     def _embedding(self, node: Node) -> None:

@@ -25,6 +25,7 @@ from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.program import Program
 from edgewright.targets import get_target
 from tests.small_models import CALIBRATION, SMALL, Batch, captured, folded, outputs, quantized
+from tests.small_release import is_installed
 
 aten, q = torch.ops.aten, torch.ops.quantized_decomposed
 QUANTIZE, DEQUANTIZE = q.quantize_per_tensor.default, q.dequantize_per_tensor.default
@@ -262,6 +263,21 @@ def test_probabilities_that_are_spread_thin_keep_all_their_steps() -> None:
     scale, zero_point = encoding(softmax) or (0.0, 0)
     assert 0 < scale < 1 / 256 / 20
     assert zero_point == -128
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+def test_a_softmax_of_integers_has_the_scale_that_runtimes_have_built_in(target: str, tmp_path: Path) -> None:
+    """Nothing stands between the product and the softmax, so runtimes compute it in integers."""
+    if not is_installed(target):
+        pytest.skip(f"the runtime of {target} is not installed")
+    model = Net(lambda self, x: (x @ x.transpose(1, 2)).softmax(-1) @ x)
+    batches = [{"x": 0.1 * torch.rand(1, 64, 8)} for _ in range(4)]
+    original = ew.capture(model, batches[0])
+    program = ew.compress(original, [{"pass": "quantize-static"}], batches=batches).program
+    (softmax,) = nodes(program, aten.softmax.int)
+    assert encoding(softmax) == (1 / 256, -128)
+    artifact = ew.lower(program, target, tmp_path / target)
+    assert ew.validate(artifact, program, batches, original=original).passed
 
 
 # Ranges
