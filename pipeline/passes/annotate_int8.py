@@ -218,6 +218,18 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
         """The encoding of a value: with a zero point, unless a matrix product reads it."""
         return _activation(self.observer, symmetric=self.symmetric or value in self._symmetric, chain=chain)
 
+    def _read(self, value: Node) -> QuantizationSpec:
+        """The encoding of a value that is read: the same for all readers, and that in which it was written.
+
+        A chain begins with a value that convolutions alone read. What was only moved has its source's other readers.
+        """
+        begins = (
+            value not in self._quantized
+            and value.target not in MOVES
+            and all(user.target in CONVOLUTIONS for user in value.users)
+        )
+        return self._activation(value, chain=value in self._chain or begins)
+
     def _weight(self, axis: int) -> QuantizationSpec:
         return _weight(axis, self.weight_bits, per_channel=self.per_channel)
 
@@ -227,7 +239,7 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
             self.skipped.append((node.name, "its weight is computed, not constant"))
             return
         chain = node.target in CONVOLUTIONS or data in self._chain
-        self._tail(node, {data: self._activation(data, chain=chain), weight: self._weight(0)}, chain=chain)
+        self._tail(node, {data: self._read(data), weight: self._weight(0)}, chain=chain)
 
     def _product(self, node: Node) -> None:
         left, right = node.args[0], node.args[1]
@@ -239,15 +251,22 @@ class Int8Annotator(Quantizer):  # type: ignore[misc]  # torchao has no types
         for side in (left, right):
             if side.op == "get_attr" and side is right and value_of(side).dim() == 2:
                 specs[side] = self._weight(1)
-            elif side.target in SOFTMAX and _annotation(side.all_input_nodes[0]):
+            elif side.target in SOFTMAX and self._is_of_integers(side):
                 specs[side] = PROBABILITY
                 if not _annotation(side):
                     side.meta["quantization_annotation"] = QuantizationAnnotation(
                         output_qspec=PROBABILITY, _annotated=True
                     )
             else:
-                specs[side] = self._activation(side, chain=side in self._chain)
+                specs[side] = self._read(side)
         self._tail(node, specs, chain=False)
+
+    def _is_of_integers(self, softmax: Node) -> bool:
+        """Whether nothing that computes stands between it and a quantized value: runtimes make one kernel of that."""
+        value = softmax.args[0]
+        while isinstance(value, Node) and value not in self._quantized:
+            value = value.args[0] if value.target is aten.mul.Tensor and value.args[1] == 1 else None
+        return value is not None
 
     def _embedding(self, node: Node) -> None:
         table = node.args[0]

@@ -265,12 +265,28 @@ def test_probabilities_that_are_spread_thin_keep_all_their_steps() -> None:
     assert zero_point == -128
 
 
+def test_a_value_has_one_encoding_for_all_that_read_it() -> None:
+    """A convolution in a chain lets the data choose among observers; a linear layer that wrote the value does not."""
+    model = Net(
+        lambda self, x: self.conv(self.dense(x).transpose(1, 2).unflatten(2, (4, 4))),
+        dense=nn.Linear(8, 8),
+        conv=nn.Conv2d(8, 8, 3, padding=1),
+    )
+    batches = [{"x": torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(0)) ** 3}]
+    program = compress(model, batches, observer="best")
+    (conv,) = nodes(program, aten.conv2d.default)
+    read = conv.args[0]
+    while read.target is not QUANTIZE:
+        read = read.args[0]
+    assert read.args[0].target is not DEQUANTIZE or read.args[1:3] == read.args[0].args[1:3]
+
+
 @pytest.mark.parametrize("target", ["onnx", "tflite"])
 def test_a_softmax_of_integers_has_the_scale_that_runtimes_have_built_in(target: str, tmp_path: Path) -> None:
-    """Nothing stands between the product and the softmax, so runtimes compute it in integers."""
+    """Nothing that computes stands between the product and the softmax, so runtimes make one kernel of it."""
     if not is_installed(target):
         pytest.skip(f"the runtime of {target} is not installed")
-    model = Net(lambda self, x: (x @ x.transpose(1, 2)).softmax(-1) @ x)
+    model = Net(lambda self, x: (x @ x.transpose(1, 2) * 1.0).softmax(-1) @ x)
     batches = [{"x": 0.1 * torch.rand(1, 64, 8)} for _ in range(4)]
     original = ew.capture(model, batches[0])
     program = ew.compress(original, [{"pass": "quantize-static"}], batches=batches).program
