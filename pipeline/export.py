@@ -107,12 +107,9 @@ def export(
         with stages("runtimes"):
             for pin in dict.fromkeys(pins):
                 ready_environment(pin, runtimes_folder, stages.progress)
-    import torch
-
-    # Half of the cores: the converters' processes have the rest, and threads that wait for a core spin.
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     with staging_folder(out) as staging:
-        workers = ForkedJobs(staging / JOBS / SERVER)
+        targets = dict.fromkeys(delivery.section.target for delivery in plan.deliveries)
+        workers = ForkedJobs(staging / JOBS / SERVER, targets)
         try:
             material = replace(_load(content, plan, stages, trust_input, roots), runtimes_folder=runtimes_folder)
             deliveries = _deliver(material, workers, staging, stages, strict, timeout_s)
@@ -217,7 +214,11 @@ def _deliver(
     material: Material, workers: ForkedJobs, staging: Path, stages: Stages, strict: bool, timeout_s: float
 ) -> list[DeliveryResult]:
     """Converters run side by side, two at a time; the references of the graphs are run meanwhile."""
+    import torch
+
     jobs: dict[str, Future[dict[str, object]]] = {}
+    # Half of the cores: the converters' processes have the rest, and threads that wait for a core spin.
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         try:
             with stages("lower and verify"):

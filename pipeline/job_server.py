@@ -1,36 +1,45 @@
 """A process that has imported what converters need, and forks one for each job: imports are paid once, not for each.
 
-`python -m edgewright.pipeline.job_server` reads the folders of jobs from its standard input, a line each, and answers
-on its standard output: the folder with "pid" and the number when a job has started, with "exit" and its code when it
-has ended. It ends with its input, and its jobs with it.
+`python -m edgewright.pipeline.job_server FOLDER TARGET...` reads the folders of jobs from its standard input, a line
+each, and answers on its standard output: the folder with "pid" and the number when a job has started, with "exit" and
+its code when it has ended. It ends with its input, and its jobs with it. While nothing is asked, it imports what the
+targets' lowerings need; a job that comes before its target's turn imports that itself. FOLDER, where its log lies, is
+for who looks for the processes of an export.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import select
 import signal
 import sys
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgewright.pipeline.jobs import LOG
 from edgewright.pipeline.worker import die_with_parent, main
+from edgewright.targets import get_target
 
 READ = 65536
 
 
-def serve(requests: int, answers: int) -> None:
-    """Fork a process for each folder that comes in, until the input ends."""
+def serve(requests: int, answers: int, imports: Sequence[Callable[[], None]] = ()) -> None:
+    """Fork a process for each folder that comes in, until the input ends; one of `imports` where nothing is asked."""
+    waiting = deque(imports)
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # heard through the pipe
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     folders: dict[int, str] = {}
     rest = b""
     while True:
-        ready, _, _ = select.select([requests, wake], [], [])
+        ready, _, _ = select.select([requests, wake], [], [], 0 if waiting else None)
+        if not ready:
+            import_ahead(waiting.popleft())
         if wake in ready:
             os.read(wake, READ)
             for pid, code in _ended(folders):
@@ -76,13 +85,19 @@ def _work(folder: Path) -> None:
         os._exit(code)  # what the parent of the fork would do at its exit is not for us
 
 
-def preload() -> None:
-    """Import what every converter needs. Nothing here may start threads: a fork has none of them."""
-
-    import edgewright.pipeline.deliver  # noqa: F401
-
+def import_ahead(imports: Callable[[], None]) -> None:
+    """Import what forks shall find. Nothing here may start threads: a fork has none of them."""
+    with contextlib.suppress(ImportError):  # the job itself says what is missing
+        imports()
     gc.collect()
     gc.freeze()  # a collection in a fork would write to, and so copy, every page
+
+
+def preload() -> None:
+    """What every job needs."""
+    import torch._dynamo  # noqa: F401  (the first fake tensor imports it)
+
+    import edgewright.pipeline.deliver  # noqa: F401
 
 
 if __name__ == "__main__":
@@ -90,5 +105,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     channel = os.dup(1)
     os.dup2(2, 1)  # what an import prints is no answer
-    preload()
-    serve(0, channel)
+    import_ahead(preload)
+    serve(0, channel, [get_target(name).preload for name in sys.argv[2:]])

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgewright.targets import get_target
 
-WARM_UP, LEAST_RUNS, MOST_RUNS, SECONDS = 3, 15, 200, 1.5
+WARM_UP, LEAST_RUNS, MOST_RUNS, SECONDS = 3, 15, 200, 1.0
 
 
 @dataclass(frozen=True)

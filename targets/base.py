@@ -286,6 +286,10 @@ class Target(Protocol):
         """All that the target cannot take, at once; empty when it takes the program."""
         ...
 
+    def preload(self) -> None:
+        """Import what `lower` does, in a process that forks: nothing whose threads a fork would miss."""
+        ...
+
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         """Write the files into `folder` (which exists). The same program gives the same bytes.
 

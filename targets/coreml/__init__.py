@@ -76,6 +76,11 @@ class CoremlTarget:
         old = too_old_for_few_bits(program, self.name, self.named, LEVELS)
         return (*refuse_nodes(program, self.name, COREML), *old, *refuse_palettes(program, self.named))
 
+    def preload(self) -> None:
+        from edgewright.targets.coreml.imports import import_coremltools
+
+        import_coremltools()
+
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.pipeline.passes.stored_integers import has_few_bits
         from edgewright.targets.coreml.lower import write_mlpackage

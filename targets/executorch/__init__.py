@@ -54,6 +54,10 @@ class ExecutorchTarget:
 
         return *half_weights(program), *refuse_nodes(program, self.name, TABLE)
 
+    def preload(self) -> None:
+        import executorch.backends.xnnpack.partition.xnnpack_partitioner
+        import executorch.exir  # noqa: F401
+
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.targets.executorch.lower import write_pte
 

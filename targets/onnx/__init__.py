@@ -88,6 +88,10 @@ class OnnxTarget:
         way_out = "compress the weights further, or export the model in parts"
         return (Refusal(self.name, "", "", f"{total} bytes of weights exceed protobuf's 2 GiB", way_out),)
 
+    def preload(self) -> None:
+        import onnxscript.function_libs.torch_lib.ops  # noqa: F401
+        import torch.onnx  # noqa: F401
+
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.targets.onnx.blocks import opset_for
         from edgewright.targets.onnx.lower import write_onnx

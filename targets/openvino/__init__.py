@@ -59,6 +59,11 @@ class OpenvinoTarget:
 
         return refuse_nodes(program, self.name, TABLE) or OnnxTarget().refusals(program)
 
+    def preload(self) -> None:
+        from edgewright.targets.onnx import OnnxTarget
+
+        OnnxTarget().preload()
+
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.targets.openvino.lower import write_ir
         from edgewright.targets.openvino.versions import refuse_newer

@@ -80,6 +80,9 @@ class TfliteTarget:
         way_out = "compress the weights further, or export the model in parts"
         return (Refusal(self.name, "", "", f"{total} bytes of weights exceed a FlatBuffer's 2 GiB", way_out),)
 
+    def preload(self) -> None:
+        import litert_torch  # noqa: F401
+
     def lower(self, program: Program, folder: Path, *, integer_boundary: bool = False) -> Artifact:
         from edgewright.pipeline.lowering import at_listed_sizes
         from edgewright.targets.tflite.lower import write_tflite
