@@ -19,10 +19,12 @@ from edgewright.pipeline.deliver import Delivery
 from edgewright.pipeline.environment import describe_host, versions_of
 from edgewright.pipeline.forked_jobs import ForkedJobs
 from edgewright.pipeline.jobs import JOBS, run_job, stop_jobs
+from edgewright.pipeline.meanwhile import mapped_meanwhile
 from edgewright.pipeline.metric import Metric, MetricInput, Swap
 from edgewright.pipeline.package import publish, sha256_of, zip_package
 from edgewright.pipeline.passes.runner import Ran
 from edgewright.pipeline.plan import Plan, PlannedDelivery, make_plan
+from edgewright.pipeline.predictor import run_program
 from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.release import Release, TrainingSection, locate_files, read_release
 from edgewright.pipeline.report import render_report
@@ -107,6 +109,10 @@ def export(
         with stages("runtimes"):
             for pin in dict.fromkeys(pins):
                 ready_environment(pin, runtimes_folder, stages.progress)
+    import torch
+
+    # Half of the cores: what runs beside has the rest, and threads that wait for a core spin.
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     with staging_folder(out) as staging:
         targets = dict.fromkeys(delivery.section.target for delivery in plan.deliveries)
         workers = ForkedJobs(staging / JOBS / SERVER, targets)
@@ -152,19 +158,20 @@ def _load(release: Release, plan: Plan, stages: Stages, trust_input: str | None,
     statistics = Path(kept) if kept else None
     declared = {port.name: port.declared_range for port in ports if port.declared_range}
     for subject in subjects.values():
-        with stages("compress"):
-            subject.compress(
-                plan.passes,
-                release.seed,
-                stages.progress,
-                statistics,
-                declared,
-                metric,
-                _training(training),
-                plan.latency,
-            )
-        with stages("run the original"):
-            subject.run_original(metric)
+        with mapped_meanwhile(run_program(subject.original), subject.validation) as outputs:
+            with stages("compress"):
+                subject.compress(
+                    plan.passes,
+                    release.seed,
+                    stages.progress,
+                    statistics,
+                    declared,
+                    metric,
+                    _training(training),
+                    plan.latency,
+                )
+            with stages("run the original"):
+                subject.judge_original(metric, outputs.result())
     return Material(
         release,
         plan,
@@ -214,11 +221,7 @@ def _deliver(
     material: Material, workers: ForkedJobs, staging: Path, stages: Stages, strict: bool, timeout_s: float
 ) -> list[DeliveryResult]:
     """Converters run side by side, two at a time; the references of the graphs are run meanwhile."""
-    import torch
-
     jobs: dict[str, Future[dict[str, object]]] = {}
-    # Half of the cores: the converters' processes have the rest, and threads that wait for a core spin.
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         try:
             with stages("lower and verify"):

@@ -103,13 +103,14 @@ class Subject:
 
     def run_references(self, metric: Metric | None) -> None:
         """Outputs of the original and of the compressed graph, and the metric of both."""
-        self.run_original(metric)
+        run = run_program(self.original)
+        self.judge_original(metric, [run(sample) for sample in self.validation])
         self.run_compressed(metric)
 
-    def run_original(self, metric: Metric | None) -> None:
-        """Outputs of the original, its metric, and whether that asks for nothing but these outputs."""
+    def judge_original(self, metric: Metric | None, outputs: list[Arrays]) -> None:
+        """Keep its outputs for the validation samples; take its metric, and see whether that asks for nothing else."""
         run = run_program(self.original)
-        self.original_outputs = [run(sample) for sample in self.validation]
+        self.original_outputs = outputs
         if metric is not None:
             known = Recall(run, self.validation, self.original_outputs)
             self.metric_original = metric_value(metric, known, self.swap)
