@@ -245,7 +245,8 @@ class PassRecord(Record):
     """A pass of the recipe: what it did, which nodes it left alone and why, what it warns of (node, text) and chose.
 
     `missed` says which limit of its own it could not meet, and by how much; empty where it met all. `latency_ms` was
-    predicted from the graph that it left, on `device` with `target`, where it has such a limit.
+    predicted from the graph that it left, on `device` with `target`, where it has such a limit. `decided` says what the
+    data decided where a setting leaves it open.
     """
 
     name: str
@@ -258,6 +259,7 @@ class PassRecord(Record):
     latency_ms: Figure | None = None
     device: str | None = None
     target: str | None = None
+    decided: tuple[str, ...] = ()
 
 
 class ReleaseResult(Record):

@@ -147,6 +147,7 @@ def pass_records(reports: Sequence[Ran]) -> tuple[PassRecord, ...]:
             latency_ms=_predicted(ran.report.latency),
             device=ran.report.latency.device if ran.report.latency else None,
             target=ran.report.latency.target if ran.report.latency else None,
+            decided=ran.report.decided,
         )
         for ran in reports
     )

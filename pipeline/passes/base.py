@@ -70,8 +70,9 @@ class PassReport:
     """What a pass did: how many places it rewrote, and which it left alone. 0 rewrites means: graph unchanged.
 
     `warnings` are what it found odd on the way: the user should look at it. `choices` are its decisions, where it had
-    any to make. `latency` is what was predicted of its result, where a limit asks for it. `missed` says which limit of
-    the step could not be met, and by how much: the result is the best so far.
+    any to make a weight or module; `decided` are sentences on what the data decided for all. `latency` is what was
+    predicted of its result, where a limit asks for it. `missed` says which limit of the step could not be met, and by
+    how much: the result is the best so far.
     """
 
     rewrites: int
@@ -80,6 +81,7 @@ class PassReport:
     choices: tuple[Choice, ...] = ()
     missed: str = ""
     latency: Prediction | None = None
+    decided: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

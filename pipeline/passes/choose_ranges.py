@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,15 +20,16 @@ SAMPLES = 8
 
 def choose_ranges(
     prepared: GraphModule, observers: Sequence[PerTensorObserver], batches: Sequence[Sequence[Tensor]]
-) -> None:
+) -> tuple[str, ...]:
     """Give the calibrated observers of "best" the candidate with which the outputs err least, one for all of them.
 
-    Measured on up to 8 of the batches, with activations rounded and weights as they are: the weights' error is the same
-    for all. A range that clips errs less inside; what that does to the outputs no single value can tell.
+    Returns a sentence that says which, and with what error; nothing where there was no choice. Measured on up to 8 of
+    the batches, with activations rounded and weights as they are: the weights' error is the same for all. A range that
+    clips errs less inside; what that does to the outputs no single value can tell.
     """
     undecided = [observer for observer in observers if observer.candidates]
     if not undecided:
-        return
+        return ()
     samples = batches[:: -(-len(batches) // SAMPLES)]
     expected = _outputs(prepared, observers, samples, rounding=False)
     noises = {}
@@ -35,8 +37,15 @@ def choose_ranges(
         for observer in undecided:
             observer.choose(name)
         noises[name] = _noise(expected, _outputs(prepared, observers, samples, rounding=True))
+    chosen = min(CANDIDATES, key=noises.__getitem__)
     for observer in undecided:
-        observer.choose(min(CANDIDATES, key=noises.__getitem__))
+        observer.choose(chosen)
+    found = ", ".join(f"{_decibels(noise, len(expected))} with {name}" for name, noise in noises.items())
+    return (f"{chosen} for {len(undecided)} ranges of convolutional chains; SQNR of the outputs: {found}",)
+
+
+def _decibels(noise: float, outputs: int) -> str:
+    return f"{10 * math.log10(outputs / noise):.1f} dB" if noise else "exact"
 
 
 def _outputs(

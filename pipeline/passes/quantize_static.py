@@ -140,7 +140,7 @@ def quantize_activations(
         prepared = prepare_pt2e(program.module, annotator)
         batches = [[batch[spec.name] for spec in program.inputs] for batch in context.batches]
         observers = calibrate(prepared, batches, saved)
-        choose_ranges(prepared, observers, batches)
+        decided = choose_ranges(prepared, observers, batches)
         cautions = [caution for observer in observers for caution in observer.cautions()]
     if adjust:  # in the open: it takes its time and may call the user's code
         cautions += adjust(prepared, observers)
@@ -148,7 +148,8 @@ def quantize_activations(
         program.module = convert_pt2e(prepared, fold_quantize=True)
     _name_weights(program, names)
     skips = tuple(Skip(*skip) for skip in annotator.skipped)
-    return PassReport(annotator.annotated, skips, (*input_cautions(context.batches, context.declared), *cautions))
+    cautions = [*input_cautions(context.batches, context.declared), *cautions]
+    return PassReport(annotator.annotated, skips, tuple(cautions), decided=decided)
 
 
 def _separate_shared_weights(program: Program) -> None:

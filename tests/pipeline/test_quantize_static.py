@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -335,9 +336,18 @@ def test_the_data_decide_whether_ranges_clip(read: Callable[[Tensor], Tensor], c
     torch.manual_seed(0)
     net = Net(lambda self, x: read(self.conv(x)), conv=nn.Conv2d(3, 4, 1))
     batches = image(power=3)
-    digests = {name: compress(net, batches, observer=name).digest() for name in ("best", "minmax", "mse")}
+    found = {
+        name: run_passes(capture(net, batches[0]), [QuantizeStatic(observer=name)], Context(batches))
+        for name in ("best", "minmax", "mse")
+    }
+    digests = {name: result.program.digest() for name, result in found.items()}
     assert digests["minmax"] != digests["mse"]
     assert digests["best"] == digests[chosen]
+    (sentence,) = found["best"].reports[0].report.decided
+    decibels = {name: float(re.search(rf"([\d.]+) dB with {name}", sentence)[1]) for name in ("minmax", "mse")}  # type: ignore[index]
+    assert sentence.startswith(chosen)
+    assert decibels[chosen] == max(decibels.values())
+    assert found["minmax"].reports[0].report.decided == ()
 
 
 def test_where_nothing_is_convolved_ranges_hold_everything() -> None:
