@@ -106,4 +106,4 @@ def remember_tables() -> None:
 
     torch._ops.OperatorBase.py_impl = py_impl  # type: ignore[method-assign, assignment]
     registry = functools.cache(ONNXRegistry.from_torchlib)  # bound: both callers may come as instance or class
-    ONNXRegistry.from_torchlib = staticmethod(registry)  # type: ignore[method-assign, assignment]
+    ONNXRegistry.from_torchlib = staticmethod(registry)  # type: ignore[method-assign]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from bench.peer_models import MODELS, Arrays, PeerModel
-from edgewright.pipeline.quiet import quiet
+from edgewright.pipeline.handover import load_program, save_program
 
 FLOAT32, PROGRAM = "float32", "program"
 STATIC, DYNAMIC = "edgewright w8a8", "edgewright w8a8-dynamic"
@@ -64,17 +64,15 @@ def _compress(model: PeerModel, scheme: str, folder: Path) -> None:
     samples = [tensors(sample) for sample in model.calibration()]
     program = ew.capture(model.build(), samples[0])
     compressed = ew.compress(program, [{"pass": "quantize", "scheme": scheme}], batches=samples).program
-    compressed.save(folder / "program.pt2")
+    save_program(compressed, folder / "program.pt2")
     (folder / "signature.pickle").write_bytes(pickle.dumps((compressed.inputs, compressed.outputs)))
 
 
 def _lower(source: Path, runtime: str, folder: Path) -> None:
     import edgewright as ew
 
-    with quiet():
-        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401  (registers the operations of the file)
     signature = pickle.loads((source / "signature.pickle").read_bytes())
-    ew.lower(ew.Program.load(source / "program.pt2", *signature), runtime, folder)
+    ew.lower(load_program(source / "program.pt2", *signature), runtime, folder)
 
 
 def _onnx(model: torch.nn.Module, sample: dict[str, torch.Tensor], path: Path) -> None:
@@ -197,7 +195,7 @@ def prepare(name: str, folder: Path) -> None:
         found = [net(**tensors(sample)) for sample in samples]
     outputs = [value if isinstance(value, torch.Tensor) else next(iter(value.values())) for value in found]
     np.savez(folder / "reference.npz", np.stack([output.numpy() for output in outputs]))
-    np.savez(folder / "samples.npz", **{key: np.stack([sample[key] for sample in samples]) for key in samples[0]})
+    np.savez(folder / "samples.npz", **{key: np.stack([sample[key] for sample in samples]) for key in samples[0]})  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

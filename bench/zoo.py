@@ -199,7 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     console = Console(highlight=False)
-    lines = {target: Line(target) for target in options.targets if require_runtime(get_target(target)) is None}
+    for target in options.targets:
+        require_runtime(get_target(target))
+    lines = {target: Line(target) for target in options.targets}
     cells = read_cells(options.resume)
     done = {(cell.model, cell.target, cell.scheme) for cell in cells}
     try:

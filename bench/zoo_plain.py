@@ -257,6 +257,7 @@ class Rotary(nn.Module):
         self.embed = nn.Embedding(100, width)
         self.qkv, self.head = nn.Linear(width, 3 * width), nn.Linear(width, 100)
         size = width // heads
+        self.frequencies: Tensor
         self.register_buffer("frequencies", 10000.0 ** (-torch.arange(0, size, 2).float() / size))
 
     def turn(self, x: Tensor) -> Tensor:

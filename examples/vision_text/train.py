@@ -61,7 +61,7 @@ def train() -> nn.Module:
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                model.log_scale.clamp_(max=math.log(100))
+                model.get_parameter("log_scale").clamp_(max=math.log(100))
         print(f"epoch {epoch + 1}: loss {loss.item():.3f}", flush=True)
     return model.eval()
 
