@@ -33,11 +33,11 @@ from edgewright.pipeline.quiet import quiet
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "weight-peers.md"
 SUBJECTS = ("minilm", "stdlib_lm")
 FILES = {"openvino": "model.xml", "coreml": "model.mlpackage"}
-W4 = {"pass": "quantize", "scheme": "w4g32"}
+W4 = {"pass": "quantize", "scheme": "w4g32", "signed_scales": True}
 OURS: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
     "openvino": {
         "edgewright": [W4],
-        "edgewright, AWQ": [{"pass": "scale-salient-channels"}, {**W4, "rounding": "weighted"}],
+        "edgewright, AWQ": [{"pass": "scale-salient-channels", "signed_scales": True}, {**W4, "rounding": "weighted"}],
         "edgewright, GPTQ": [{**W4, "rounding": "gptq"}],
     },
     "coreml": {
