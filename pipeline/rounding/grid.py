@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -65,10 +66,8 @@ class Grid:
             return self.storable(largest)
         matters = torch.ones(columns) if importance is None else importance
         matters = matters.reshape(1, -1, self.width(columns))
-        chunk = max(1, CHUNK // columns)  # rows that fit the processor's cache
         found: Tensor = torch.empty_like(largest)
-        for start in range(0, rows, chunk):
-            part = slice(start, start + chunk)
+        for part in self._parts(weight):
             found[part] = self._searched(blocks[part], largest[part], matters)
         return self.storable(found)
 
@@ -92,8 +91,16 @@ class Grid:
 
     def round(self, weight: Tensor, scales: Tensor) -> Tensor:
         """The nearest integers: int8, shaped like `weight`."""
-        steps = torch.round(weight / self.spread(scales, weight.shape[1]))
-        return torch.clamp(steps, self.lowest, self.highest).to(torch.int8)
+        integers = torch.empty(weight.shape, dtype=torch.int8)
+        for part in self._parts(weight):
+            steps = torch.round(weight[part] / self.spread(scales[part], weight.shape[1]))
+            integers[part] = steps.clamp_(self.lowest, self.highest)
+        return integers
+
+    def _parts(self, weight: Tensor) -> Iterator[slice]:
+        """Rows that fit the processor's cache."""
+        rows = max(1, CHUNK // weight.shape[1])
+        return (slice(start, start + rows) for start in range(0, len(weight), rows))
 
     def spread(self, scales: Tensor, columns: int) -> Tensor:
         """A scale for each weight: (rows, columns)."""

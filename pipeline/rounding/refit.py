@@ -8,7 +8,7 @@ from torch import Tensor
 from edgewright.pipeline.rounding.grid import Grid
 
 RIDGE = 1e-3
-CHUNK = 1 << 19  # numbers in memory at once: what fits the processor's cache
+CHUNK = 1 << 18  # numbers in memory at once: what fits the processor's cache
 ROWS = 64  # at once: each time the hessian is read once more
 
 
