@@ -9,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.fx import Node
 
 import edgewright as ew
 from edgewright.errors import RecipeError
 from edgewright.pipeline.encoding import nearest_scheme
 from edgewright.pipeline.metrics import sqnr_db
+from edgewright.pipeline.passes import stored_integers
 from edgewright.pipeline.passes.gather_rows import GatherRows
 from edgewright.pipeline.passes.keep_weights import KeepWeights
 from edgewright.pipeline.passes.runner import run_passes
@@ -202,6 +204,19 @@ def test_a_pattern_without_a_module_names_the_nearest(program: Program) -> None:
 def test_a_setting_that_the_scheme_says_is_refused(program: Program) -> None:
     with pytest.raises(RecipeError, match=r"the scheme says this already\s+got: bits"):
         compressed(program, "w8", bits=4)
+
+
+@pytest.mark.parametrize("scheme", ["w8", "w4", "w4g32"])
+def test_weights_are_restored_slice_by_slice_as_their_operation_does(
+    program: Program, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_integers, "RESTORED", 300)
+    found = compressed(program, scheme)
+    weights = stored_weights(found)
+    assert weights
+    for stored in weights:
+        values = [found.tensor(arg) if isinstance(arg, Node) else arg for arg in stored.node.args]
+        assert torch.equal(stored.restored, stored.node.target(*values))
 
 
 # What targets make of them
