@@ -33,11 +33,11 @@ from edgewright.pipeline.quiet import quiet
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "weight-peers.md"
 SUBJECTS = ("minilm", "stdlib_lm")
 FILES = {"openvino": "model.xml", "coreml": "model.mlpackage"}
-W4 = {"pass": "quantize", "scheme": "w4g32"}
+W4 = {"pass": "quantize", "scheme": "w4g32", "signed_scales": True}
 OURS: Mapping[str, Mapping[str, list[dict[str, Any]]]] = {
     "openvino": {
         "edgewright": [W4],
-        "edgewright, AWQ": [{"pass": "scale-salient-channels"}, {**W4, "rounding": "weighted"}],
+        "edgewright, AWQ": [{"pass": "scale-salient-channels", "signed_scales": True}, {**W4, "rounding": "weighted"}],
         "edgewright, GPTQ": [{**W4, "rounding": "gptq"}],
     },
     "coreml": {
@@ -172,9 +172,10 @@ def page(found: Mapping[str, tuple[Subject, list[Row]]]) -> str:
         "# Weights of few bits beside the runtimes' own tools",
         "",
         "Written by `python -m bench.weight_peers`: the same float32 file, the same calibration data, every layer and "
-        "embedding table compressed; 4 bits in groups of 32, or palettes of 16 values. SQNR and the metric are of "
-        "held-out data, from the saved files; *file* is its share of float32's bytes. Seconds (on a shared machine) "
-        "are those of compressing and saving, memory the peak of the maker's process.",
+        "embedding table compressed; 4 bits in groups of 32 (scales signed, but for coremltools), or palettes of 16 "
+        "values. SQNR and the metric are of held-out data, from the saved files; *file* is its share of float32's "
+        "bytes. Seconds (on a shared machine) are those of compressing and saving, memory the peak of the maker's "
+        "process.",
         "",
     ]
     for name, (subject, rows) in found.items():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from edgewright.pipeline.passes.stored_integers import stored_weight
 from edgewright.pipeline.program import Program
 
 Visit = Callable[[list[tuple[Any, ...]]], None]
@@ -67,6 +68,9 @@ def _arguments(
         if source.op == "get_attr":
             return program.tensor(source)
         if source not in computed:
+            if (stored := stored_weight(program, source)) is not None:  # its operation takes four times the memory
+                computed[source] = stored.restored
+                return computed[source]
             args, kwargs = torch.fx.node.map_arg((source.args, source.kwargs), partial(value, run))
             computed[source] = source.target(*args, **kwargs)  # type: ignore[operator]
         return computed[source]

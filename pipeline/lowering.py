@@ -9,8 +9,10 @@ from pathlib import Path
 
 from edgewright.errors import LoweringError, TargetError, did_you_mean
 from edgewright.pipeline.encoding import DYNAMIC, PALETTES, nearest_scheme
+from edgewright.pipeline.passes.base import Pass
 from edgewright.pipeline.passes.rounded_rows import rounded_rows
 from edgewright.pipeline.passes.runner import run_passes
+from edgewright.pipeline.passes.stored_integers import stored_weights
 from edgewright.pipeline.passes.stored_palettes import stored_palettes
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.recipe import build_passes
@@ -64,7 +66,13 @@ def lower(
 
 def write_files(program: Program, target: Target, folder: Path, *, integer_boundary: bool = False) -> Artifact:
     """Legalize and lower into an empty folder."""
-    refuse((*open_size_refusals(program.shapes, target), *rounding_refusals(program, target)))
+    refuse(
+        (
+            *open_size_refusals(program.shapes, target),
+            *rounding_refusals(program, target),
+            *scale_refusals(program, target),
+        )
+    )
     listed = bool(program.dims) and target.capabilities.open_sizes == "listed"  # it legalizes one graph a size
     legal = program if listed else run_passes(program, target.legalize()).program
     refuse((*target.refusals(legal), *palette_refusals(legal, target), *bfloat_refusals(legal, target)))
@@ -109,6 +117,16 @@ def rounding_refusals(program: Program, target: Target) -> list[Refusal]:
     nearest = nearest_scheme(DYNAMIC, target.capabilities.schemes)
     reason = f"it has no integer layers with scales found at run time ({DYNAMIC})"
     return [Refusal(target.name, rounded.node.name, "round_rows", reason, f"compress with {nearest!r} instead")]
+
+
+def scale_refusals(program: Program, target: Target) -> list[Refusal]:
+    """A refusal where weights have scales below 0 and the target's runtime has no kernels for them."""
+    signed = [stored for stored in stored_weights(program) if bool((stored.scales < 0).any())]
+    if not signed or target.capabilities.signed_scales:
+        return []
+    reason = f"it has no kernels for weights with scales below 0 ({len(signed)} have such)"
+    way_out = "compress with signed_scales = false for this target"
+    return [Refusal(target.name, signed[0].node.name, "dequantize", reason, way_out)]
 
 
 def open_size_refusals(shapes: OpenShapes, target: Target) -> list[Refusal]:
@@ -171,6 +189,17 @@ def refuse_schemes(target: Target, schemes: Sequence[str]) -> None:
             f"{target.name} has no native form of {', '.join(missing)}",
             expected=f"{nearest!r}, the nearest that it has" if nearest else did_you_mean(missing[0], schemes_there),
             do="choose such a scheme, or leave the target out",
+        )
+
+
+def refuse_signed_scales(target: Target, passes: Sequence[Pass]) -> None:
+    """Raise TargetError when passes make scales below 0 and a target's runtime has no kernels for them."""
+    signed = [step.name for step in passes if getattr(step, "signed_scales", False)]
+    if signed and not target.capabilities.signed_scales:
+        raise TargetError(
+            f"{target.name} has no kernels for weights with scales below 0",
+            got=f"signed_scales = true in {signed[0]}",
+            do="leave the setting out, or deliver to this target with a release of its own",
         )
 
 

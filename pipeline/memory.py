@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgewright.pipeline.program import tensor_bytes
 
-LARGE_BYTES = 1 << 20  # smaller tensors stay: each file takes a mapping, and what was given back has to be asked for
+LARGE_BYTES = 1 << 18  # smaller tensors stay: each file takes a mapping, and what was given back has to be asked for
 
 
 def spilled(tensor: Tensor) -> Tensor:

@@ -10,7 +10,13 @@ from edgewright.device_profiles import load_profile
 from edgewright.device_profiles.predict import runtime_of
 from edgewright.device_profiles.schema import DeviceProfile, Runtime
 from edgewright.errors import EdgewrightError, ReleaseError
-from edgewright.pipeline.lowering import open_size_refusals, refuse, refuse_integer_boundary, refuse_schemes
+from edgewright.pipeline.lowering import (
+    open_size_refusals,
+    refuse,
+    refuse_integer_boundary,
+    refuse_schemes,
+    refuse_signed_scales,
+)
 from edgewright.pipeline.passes.base import Pass
 from edgewright.pipeline.passes.runner import check_order
 from edgewright.pipeline.predicted_latency import PredictedLatency
@@ -19,7 +25,7 @@ from edgewright.pipeline.release import DeliverSection, Release
 from edgewright.pipeline.runtimes import Pin, find_pins, oldest_of
 from edgewright.pipeline.shapes import OpenShapes
 from edgewright.pipeline.sources import is_callable_name, load_callable
-from edgewright.targets import get_target, require_runtime
+from edgewright.targets import get_target, require_runtime, target_names
 from edgewright.targets.base import Target
 
 
@@ -62,7 +68,7 @@ def make_plan(release: Release) -> Plan:
     passes: tuple[Pass, ...] = ()
     deliveries = []
     with _collected(problems):
-        passes = build_passes(release.compress)
+        passes = build_passes(release.compress, signed_scales=_all_take_signed_scales(release))
         check_order(passes)
     latency = PredictedLatency(tuple((section.device, section.target) for section in release.deliver))
     with _collected(problems):
@@ -78,6 +84,7 @@ def make_plan(release: Release) -> Plan:
             target = get_target(section.target, minimum)
             if passes:
                 refuse_schemes(target, scheme_names(release.compress))
+                refuse_signed_scales(target, passes)
             refuse(open_size_refusals(OpenShapes.of(release.model.inputs, release.model.open_dims), target))
             if section.integer_boundary:
                 refuse_integer_boundary(target)
@@ -102,6 +109,12 @@ def make_plan(release: Release) -> Plan:
             got="".join("\n  - " + str(problem).replace("\n", "\n    ") for problem in problems),
         )
     return Plan(passes, tuple(deliveries), latency)
+
+
+def _all_take_signed_scales(release: Release) -> bool:
+    """Whether every target does that there is; an unknown one is refused with its delivery."""
+    known = {section.target for section in release.deliver} & set(target_names())
+    return all(get_target(name).capabilities.signed_scales for name in known)
 
 
 def _check_training(release: Release, passes: tuple[Pass, ...]) -> None:

@@ -112,17 +112,20 @@ def read_recipe(recipe: Recipe) -> tuple[Mapping[str, Any], ...]:
     return tuple(tables)
 
 
-def build_passes(recipe: Recipe) -> tuple[Pass, ...]:
+def build_passes(recipe: Recipe, *, signed_scales: bool = False) -> tuple[Pass, ...]:
     """The passes of a recipe, the cleaning ones first; each name once, unless the recipe itself repeats it.
+
+    Args:
+        signed_scales: what steps with this setting get where the recipe does not say.
 
     Raises:
         RecipeError: unknown passes, schemes or settings, or settings of a wrong type; all at once.
     """
-    steps: list[Pass] = [_make(name, {}) for name in CLEAN]
+    steps: list[Pass] = [_make(name, {}, {}) for name in CLEAN]
     problems: list[str] = []
     for place, entry in enumerate(read_recipe(recipe)):
         try:
-            for step in _expand(entry):
+            for step in _expand(entry, {"signed_scales": signed_scales}):
                 if step not in steps:
                     steps.append(step)
         except RecipeError as error:
@@ -142,13 +145,13 @@ def scheme_names(recipe: Recipe) -> tuple[str, ...]:
     return tuple(str(entry["scheme"]) for entry in read_recipe(recipe) if "scheme" in entry)
 
 
-def _expand(entry: Mapping[str, Any]) -> list[Pass]:
+def _expand(entry: Mapping[str, Any], unasked: Mapping[str, Any]) -> list[Pass]:
     settings = dict(entry)
     name = settings.pop("pass", None)
     if not isinstance(name, str):
         raise RecipeError("a step names its pass", got=dict(entry), expected='pass = "quantize"')
     if name != "quantize":
-        return [_make(name, settings)]
+        return [_make(name, settings, unasked)]
     scheme = Scheme.parse(str(settings.pop("scheme", "")))
     fixed: dict[str, dict[str, Any]] = {
         "convert-floats": {"dtype": "bfloat16" if scheme.name == "bf16" else "float16"},
@@ -167,7 +170,7 @@ def _expand(entry: Mapping[str, Any]) -> list[Pass]:
         **dict.fromkeys(SETTABLE, settings),
         **{step: {key: value for key, value in settings.items() if key == "modules"} for step in PREPARING},
     }
-    return [_make(step, {**given.get(step, {}), **fixed.get(step, {})}) for step in steps]
+    return [_make(step, {**given.get(step, {}), **fixed.get(step, {})}, unasked) for step in steps]
 
 
 def _trained(scheme: Scheme, training: object) -> tuple[str, ...]:
@@ -183,7 +186,8 @@ def _trained(scheme: Scheme, training: object) -> tuple[str, ...]:
     return tuple(TRAINED.get(step, step) for step in steps)
 
 
-def _make(name: str, settings: Mapping[str, Any]) -> Pass:
+def _make(name: str, settings: Mapping[str, Any], unasked: Mapping[str, Any]) -> Pass:
+    """A pass with its settings; of `unasked`, those that it has."""
     where = PASSES.get(name)
     if where is None:
         for entry in entry_points(group="edgewright.passes", name=name):
@@ -201,5 +205,5 @@ def _make(name: str, settings: Mapping[str, Any]) -> Pass:
         wanted = type(fields[key].default)
         if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
             raise RecipeError(f"{name}: {key} has the wrong type", got=repr(value), expected=wanted.__name__)
-    step: Pass = kind(**settings)
+    step: Pass = kind(**{**{key: value for key, value in unasked.items() if key in fields}, **settings})
     return step

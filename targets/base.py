@@ -244,6 +244,7 @@ class Capabilities:
             float (no quantization noise to compare with).
         half_tolerance_db: the same for a program with float16 weights: Core ML then computes in float16, too.
         integer_products: whether products of two activations run in integers where the graph has them so.
+        signed_scales: whether the runtime computes weights of few bits with scales below 0.
         open_sizes: what becomes of a program's open dimensions: "range" (one graph for every size between their
             bounds), "listed" (one graph for each listed size), "none" (fixed shapes only).
     """
@@ -256,6 +257,7 @@ class Capabilities:
     runtimes: tuple[PinnedRuntime, ...] = ()
     levels: tuple[Level, ...] = ()
     integer_products: bool = True
+    signed_scales: bool = False
     open_sizes: Literal["range", "listed", "none"] = "none"
 
     def at(self, level: Level | None) -> Capabilities:

@@ -41,7 +41,7 @@ class MixPrecision:
             one run with gradients and one over the data for all weights; or measured with this weight alone rounded,
             a run for each weight and scheme: "sqnr", the noise of the outputs; "metric", the drop of the user's metric.
         max_drop: of the user's metric. least_db: SQNR of the outputs over the calibration data.
-        rounding, damping, act_order: as in `quantize-weights`, for the weights as chosen.
+        rounding, damping, act_order, signed_scales: as in `quantize-weights`, for the weights as chosen.
         minimum_elements: smaller weights stay as they are.
     Source: Yao 2021, arXiv:2011.10680 (HAWQ-V3); solved by HiGHS.
     """
@@ -57,6 +57,7 @@ class MixPrecision:
     rounding: str = GPTQ
     damping: float = 0.1
     act_order: bool = True
+    signed_scales: bool = False
     minimum_elements: int = 256
 
     def run(self, program: Program, context: Context) -> PassReport:
@@ -92,7 +93,7 @@ class MixPrecision:
         for found in weights:
             shape = tuple(program.tensor(found.constant).shape)
             made = [
-                grid_for(shape, scheme.weight_bits, scheme.group or 0, search=True)
+                grid_for(shape, scheme.weight_bits, scheme.group or 0, search=True, signed_scales=self.signed_scales)
                 for scheme in map(Scheme.parse, names)
             ]
             grids[found.key] = [grid for grid, _ in made]

@@ -39,7 +39,7 @@ class QuantizeProgressively:
         latency_ms: predicted, of one inference on `device` with `target`; these may be left out where the release has
             one such delivery. Only integer arithmetic is faster: it needs a scheme such as "w8a8".
         share: of the constants' bytes in float32, at most.
-        rounding: of weight-only schemes.
+        rounding, signed_scales: of weight-only schemes.
     """
 
     name: ClassVar[str] = "quantize-progressively"
@@ -53,6 +53,7 @@ class QuantizeProgressively:
     target: str = ""
     share: float = inf
     rounding: str = "nearest"
+    signed_scales: bool = False
 
     def __post_init__(self) -> None:
         if not self.latency_ms > 0 or not self.share > 0:
@@ -152,6 +153,7 @@ class QuantizeProgressively:
         from edgewright.pipeline.recipe import build_passes
 
         settings = {"rounding": self.rounding} if self.rounding != "nearest" else {}
-        passes = build_passes([{"pass": "quantize", "scheme": self.scheme, "modules": modules, **settings}])
+        recipe = [{"pass": "quantize", "scheme": self.scheme, "modules": modules, **settings}]
+        passes = build_passes(recipe, signed_scales=self.signed_scales)
         context.forget()
         return run_passes(program, passes, context)

@@ -38,6 +38,9 @@ class QuantizeWeights:
         damping, act_order: of GPTQ.
         weigh_rows: both count rows of the inputs by what the program's outputs owe them: padding not at all.
         search: scales with the least squared error, not max|w| / m. Off for 8 bits, where it changes nothing.
+        signed_scales: scales of fewer than 8 bits may be below 0, so that the largest weight of each group gets the
+            integer that reaches farthest: -8 of 4 bits, where 7 is the highest. A release whose targets all compute
+            such scales gets them unasked.
         minimum_elements: smaller weights stay as they are.
         correct_biases: afterwards, give each channel of a layer's output the mean back that rounding took from it.
     Source: Krishnamoorthi 2018, arXiv:1806.08342; Frantar 2023, arXiv:2210.17323.
@@ -53,6 +56,7 @@ class QuantizeWeights:
     act_order: bool = True
     weigh_rows: bool = True
     search: bool = True
+    signed_scales: bool = False
     minimum_elements: int = 256
     correct_biases: bool = False
 
@@ -71,7 +75,8 @@ class QuantizeWeights:
             if weight.numel() < self.minimum_elements:
                 skips.append(Skip(str(found.constant.target), f"{weight.numel()} weights are too few to gain from it"))
                 continue
-            grid, reason = grid_for(tuple(weight.shape), self.bits, self.group, search=self.search)
+            shape = tuple(weight.shape)
+            grid, reason = grid_for(shape, self.bits, self.group, search=self.search, signed_scales=self.signed_scales)
             if reason:
                 skips.append(Skip(str(found.constant.target), reason))
             chosen[found.layer] = found, grid

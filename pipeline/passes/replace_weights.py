@@ -46,6 +46,8 @@ def replace_weights(
             give_back_freed(program.tensor(found.constant).nbytes)
             hessians = hessians_of(found.layer, inputs, influence.get(found.layer)) if inputs else None
             stored[key] = store(found, option, hessians)
+            del hessians
+            give_back_freed(program.tensor(found.constant).nbytes)
         found.layer.update_arg(found.place, stored[key])
 
     if with_inputs:

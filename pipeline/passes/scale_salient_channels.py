@@ -35,7 +35,7 @@ class ScaleSalientChannels:
     `rounding = "weighted"` and "gptq": a search for the least error of the weights alone would clip the salient ones.
 
     Args:
-        bits, group: of the scheme that follows.
+        bits, group, signed_scales: of the scheme that follows.
         modules: patterns over module paths.
     Source: Lin 2024, arXiv:2306.00978, section 3.2.
     """
@@ -45,6 +45,7 @@ class ScaleSalientChannels:
     keeps_values: ClassVar[bool] = True
     bits: int = 4
     group: int = 32
+    signed_scales: bool = False
     modules: str = "*"
 
     def run(self, program: Program, context: Context) -> PassReport:
@@ -75,7 +76,8 @@ class ScaleSalientChannels:
             pairs = [
                 (weight, hessian) for weight, hessian in zip(weights, hessians, strict=True) if hessian is not None
             ]
-            factors[source] = _best_factor(magnitude, pairs, Grid(self.bits, self.group, search=True))
+            grid = Grid(self.bits, self.group, search=True, signed=self.signed_scales and self.bits < 8)
+            factors[source] = _best_factor(magnitude, pairs, grid)
 
         run_in_lockstep(
             program,

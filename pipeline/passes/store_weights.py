@@ -57,15 +57,16 @@ class Rounding:
         return grid.round(rows, scales), scales
 
 
-def grid_for(shape: tuple[int, ...], bits: int, group: int, *, search: bool) -> tuple[Grid, str]:
+def grid_for(shape: tuple[int, ...], bits: int, group: int, *, search: bool, signed_scales: bool) -> tuple[Grid, str]:
     """The grid of a weight of `shape`, and why it is not the one that was asked for (empty where it is)."""
+    few = bits < 8
     if not group:
-        return Grid(bits, 0, search and bits < 8), ""
+        return Grid(bits, 0, search and few, signed=signed_scales and few), ""
     if len(shape) != 2:
         return Grid(8), "groups run along the inputs of linear layers: it got 8 bits, one scale an output channel"
     if shape[1] % group:
         return Grid(8), f"its {shape[1]} columns are no multiple of {group}: it got 8 bits, one scale a row"
-    return Grid(bits, group, search and bits < 8), ""
+    return Grid(bits, group, search and few, signed=signed_scales and few), ""
 
 
 def _put(program: Program, found: LayerWeight, grid: Grid, steps: Tensor, scales: Tensor) -> Node:

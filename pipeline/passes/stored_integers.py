@@ -13,6 +13,7 @@ from edgewright.pipeline.program import Program
 BLOCKS = "torchao.dequantize_affine.default"  # by name: torchao takes seconds to import
 ROWS = "quantized_decomposed.dequantize_per_token.default"
 PER_CHANNEL = "quantized_decomposed.dequantize_per_channel.default"
+RESTORED = 1 << 19  # numbers at once: a copy of them and of their scales is at work
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class StoredIntegers:
     @property
     def factors(self) -> Tensor:
         """What the integers are multiplied with: float32, of size 1 along axes that a block takes whole."""
-        scales = self.scales
+        return self._spread(self.scales)
+
+    def _spread(self, scales: Tensor) -> Tensor:
         for axis, width in enumerate(self.block):
             if 1 < width < self.integers.shape[axis]:
                 scales = scales.repeat_interleave(width, axis)
@@ -49,7 +52,14 @@ class StoredIntegers:
     @property
     def restored(self) -> Tensor:
         """The weight: float32, shaped like the integers."""
-        return self.integers.to(torch.float32) * self.factors
+        if self.block[0] != 1:
+            return self.integers * self.factors
+        weight = torch.empty(self.integers.shape)
+        count = max(1, RESTORED * len(weight) // max(1, weight.numel()))
+        for start in range(0, len(weight), count):
+            part = slice(start, start + count)
+            torch.mul(self.integers[part], self._spread(self.scales[part]), out=weight[part])
+        return weight
 
     @property
     def packed_bytes(self) -> int:

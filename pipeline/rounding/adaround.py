@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edgewright.pipeline.memory import give_back_freed
 from edgewright.pipeline.rounding.grid import Grid
-from edgewright.pipeline.rounding.hessian import output_error
 from edgewright.pipeline.rounding.refit import refit_scales
 
 STRETCH, SHIFT = 1.2, -0.1  # of the sigmoid, so that its ends are reached
 RATE = 0.02
+ROWS = 256  # at once: a dozen copies of them are at work
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99  # of Adam's moments
 FREE = 0.2  # share of the steps without pull to 0 and 1
 STEEPEST, FLATTEST = 20.0, 2.0
@@ -46,27 +47,30 @@ class AdaRound:
         Source: Nagel 2020, arXiv:2004.10568, equations 21 to 24 (without the activation function behind the layer).
         """
         scales = grid.scales(weight, torch.diagonal(hessian).clamp(min=1e-12))
-        spread = grid.spread(scales, weight.shape[1])
-        nearest = grid.round(weight, scales)
-        learned = self._learn(weight, hessian, grid, spread)
-        better = _row_errors(learned * spread - weight, hessian) < _row_errors(nearest * spread - weight, hessian)
-        integers = torch.where(better[:, None], learned, nearest)
+        integers = grid.round(weight, scales)
+        parts = [slice(start, start + ROWS) for start in range(0, len(weight), ROWS)]
+        nearest = [_row_errors(weight[part], integers[part], scales[part], hessian, grid) for part in parts]
+        unit = float(torch.cat(nearest).sum()) / weight.numel() or 1.0
+        for part, error in zip(parts, nearest, strict=True):
+            learned = self._learn(weight[part], scales[part], hessian, grid, unit)
+            better = _row_errors(weight[part], learned, scales[part], hessian, grid) < error
+            integers[part] = torch.where(better[:, None], learned, integers[part])
+        give_back_freed(hessian.nbytes)
         return integers, refit_scales(weight, integers, scales, hessian, grid)
 
-    def _learn(self, weight: Tensor, hessian: Tensor, grid: Grid, spread: Tensor) -> Tensor:
+    def _learn(self, weight: Tensor, scales: Tensor, hessian: Tensor, grid: Grid, unit: float) -> Tensor:
+        """The integers of some rows; `unit` is the error of the nearest ones at the output, a weight of all rows."""
+        spread = grid.spread(scales, weight.shape[1])
         exact = weight / spread
         lower = exact.floor().clamp(grid.lowest, grid.highest - 1)
         part = (exact - lower).clamp(0.0, 1.0)
         logits = torch.logit(((part - SHIFT) / STRETCH).clamp(1e-4, 1 - 1e-4))
-        nearest = torch.where(part > 0.5, 1.0, 0.0) + lower
-        unit = output_error(nearest * spread - weight, hessian) or 1.0
         moment, square = torch.zeros_like(logits), torch.zeros_like(logits)
-        count = logits.numel()
         for step in range(1, self.steps + 1):
             sigmoid = torch.sigmoid(logits)
             up = (sigmoid * STRETCH + SHIFT).clamp_(0.0, 1.0)
             gradient = ((lower + up) * spread - weight) @ hessian
-            gradient.mul_(spread).mul_(2 * count / unit)
+            gradient.mul_(spread).mul_(2 / unit)
             progress = (step / self.steps - FREE) / (1 - FREE)
             if progress > 0:
                 power = STEEPEST + (FLATTEST - STEEPEST) * progress
@@ -80,5 +84,6 @@ class AdaRound:
         return (lower + (logits > 0)).to(torch.int8)
 
 
-def _row_errors(difference: Tensor, hessian: Tensor) -> Tensor:
+def _row_errors(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tensor, grid: Grid) -> Tensor:
+    difference = integers * grid.spread(scales, weight.shape[1]) - weight
     return ((difference @ hessian) * difference).sum(1)

@@ -13,7 +13,7 @@ from edgewright.pipeline.rounding.grid import Grid
 from edgewright.pipeline.rounding.refit import refit_scales
 
 BLOCK = 128  # columns that hear of the errors of all before in one product
-ROWS = 512  # at once: a copy of them is at work
+ROWS = 256  # at once: a copy of them is at work
 MOST_DAMPING = 10.0
 
 
@@ -52,6 +52,7 @@ class Gptq:
         integers = self._round(weight, scales, hessian, order, grid)
         for _ in range(self.refits):
             scales = refit_scales(weight, integers, scales, hessian, grid)
+            del integers  # as large as a quarter of the weight
             integers = self._round(weight, scales, hessian, order, grid)
         return integers, (refit_scales(weight, integers, scales, hessian, grid) if self.refits else scales)
 

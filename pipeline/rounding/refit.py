@@ -8,21 +8,21 @@ from torch import Tensor
 from edgewright.pipeline.rounding.grid import Grid
 
 RIDGE = 1e-3
-CHUNK = 1 << 19  # numbers in memory at once: what fits the processor's cache
+CHUNK = 1 << 18  # numbers in memory at once: what fits the processor's cache
 ROWS = 64  # at once: each time the hessian is read once more
 
 
 def refit_scales(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tensor, grid: Grid) -> Tensor:
     """The scales with the least error at the output: for each row, of (w - sum_g s_g q_g) H (w - sum_g s_g q_g).
 
-    That is a linear system a row, with a small pull to the scales that there were; where it gives no positive scale,
-    the old one stays.
+    That is a linear system a row, with a small pull to the scales that there were; where it gives a scale of
+    another sign, the old one stays. They are rounded as the grid stores them.
 
     Args:
-        weight: float32, (rows, columns); integers: int8, the same; scales: float32, (rows, groups), > 0;
+        weight: float32, (rows, columns); integers: int8, the same; scales: float32, (rows, groups), not 0;
             hessian: float32, (columns, columns), symmetric.
     Returns:
-        float32, (rows, groups), > 0.
+        float32, (rows, groups), of the signs of `scales`.
     Source: least squares, as in the scale estimation of the Neural Network Compression Framework and Lin 2024,
         arXiv:2306.00978, which search instead.
     """
@@ -39,8 +39,8 @@ def refit_scales(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tens
         pull = RIDGE * torch.diagonal(matrix, dim1=1, dim2=2).mean(1, keepdim=True).clamp(min=1e-30)
         matrix.diagonal(dim1=1, dim2=2).add_(pull)
         solved = torch.linalg.solve(matrix, right + pull * scales[part])
-        found[part] = torch.where(solved > 0, solved, scales[part])
-    return found
+        found[part] = torch.where(solved * scales[part] > 0, solved, scales[part])
+    return grid.storable(found)
 
 
 def _products(steps: Tensor, hessian: Tensor, panel: int) -> Tensor:

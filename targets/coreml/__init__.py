@@ -27,6 +27,7 @@ CAPABILITIES = Capabilities(
     tolerance_db=80.0,
     half_tolerance_db=40.0,
     levels=LEVELS,
+    signed_scales=True,
     open_sizes="range",
 )
 

@@ -39,6 +39,7 @@ CAPABILITIES = Capabilities(
         ),
     ),
     levels=LEVELS,
+    signed_scales=True,
     open_sizes="range",
 )
 

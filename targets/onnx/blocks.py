@@ -11,7 +11,8 @@ from edgewright.pipeline.program import Program
 
 OPSET = 21  # the first with 4-bit integers and blocks
 OPSET_OF_TWO_BITS = 25
-INT8, INT4, INT2 = 3, 22, 26  # onnx.TensorProto's
+FLOAT32, INT8, INT4, INT2 = 1, 3, 22, 26  # onnx.TensorProto's
+SCALES = {"DequantizeLinear": 1, "Gather": 0}  # where those of groups stand, of products and of tables
 RESTORING = ("DequantizeLinear", "Cast")
 
 
@@ -117,6 +118,33 @@ def pack_blocks(model: Any, opset: int) -> None:
                 stored.raw_data, stored.data_type = packed_integers(values, bits), kind
                 break
     del graph.value_info[:]  # of values whose dtype or shape changed: inferred anew by whoever needs them
+
+
+def halve_scales(model: Any) -> None:
+    """Store scales that are exact in float16 so.
+
+    Given: DequantizeLinear(q, s), and Gather(s, i) of looked up rows. Result: s as float16 behind a Cast, which ONNX
+    Runtime computes once, when it opens the file: the numbers and the operations that it makes are the same.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    constants = {value.name: value for value in model.graph.initializer}
+    casts: dict[str, Any] = {}
+    readers = [(node, SCALES[node.op_type]) for node in model.graph.node if node.op_type in SCALES]
+    for node, place in readers:
+        name = node.input[place]
+        if name in constants and name not in casts and constants[name].data_type == FLOAT32:
+            values = numpy_helper.to_array(constants[name])
+            halves = values.astype(np.float16)
+            if values.size > 1 and np.array_equal(halves.astype(np.float32), values):
+                constants[name].CopyFrom(numpy_helper.from_array(halves, name))
+                casts[name] = helper.make_node("Cast", [name], [f"{name}.wide"], name=f"{name}.cast", to=FLOAT32)
+    for node in model.graph.node:
+        node.input[:] = [f"{name}.wide" if name in casts else name for name in node.input]
+    nodes = [*casts.values(), *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def packed_integers(values: Any, bits: int) -> bytes:

@@ -13,7 +13,7 @@ from edgewright.pipeline.passes.stored_integers import narrow_layers
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.shapes import SHAPES
-from edgewright.targets.onnx.blocks import narrow_weights, pack_blocks, translations
+from edgewright.targets.onnx.blocks import halve_scales, narrow_weights, pack_blocks, translations
 from edgewright.targets.onnx.norms import part_norms
 from edgewright.targets.onnx.pooling import pool_means
 from edgewright.targets.onnx.promotion import promoting_where_needed
@@ -52,6 +52,8 @@ def write_onnx(program: Program, path: Path, *, opset: int = 20, zero_points: bo
         _drop_zero_points(model)
     if known:
         pack_blocks(model, opset)
+        if zero_points:
+            halve_scales(model)
     _strip_traces(model)
     _state_versions(model, opset)
     if program.dims:

@@ -32,6 +32,7 @@ CAPABILITIES = Capabilities(
     tolerance_db=80.0,
     runtimes=(PinnedRuntime("openvino", "openvino", Path(__file__).with_name("run.py"), "0", counts_as="openvino"),),
     levels=LEVELS,
+    signed_scales=True,
     open_sizes="range",
 )
 

@@ -13,7 +13,7 @@ from edgewright.pipeline.shapes import SHAPES
 from edgewright.targets.onnx.blocks import opset_for
 from edgewright.targets.onnx.lower import write_onnx
 from edgewright.targets.openvino.compact import compact_xml
-from edgewright.targets.openvino.halves import hide_halves, restore_halves
+from edgewright.targets.openvino.halves import halve_scales, hide_halves, restore_halves
 from edgewright.targets.openvino.narrow import narrow_weights
 from edgewright.targets.openvino.two_bits import state_two_bits, store_two_bits
 
@@ -39,6 +39,7 @@ def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None
         hidden = hide_halves(model) if kept else []
         apply_moc_transformations(model, False)
         restore_halves(model, hidden)
+        halve_scales(model)
         two_bits = has_two_bits(program)
         if two_bits:
             store_two_bits(model)

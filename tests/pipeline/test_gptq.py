@@ -24,18 +24,22 @@ from tests.rounding_problem import error, problem
 from tests.small_models import outputs
 
 
-@given(seed=st.integers(0, 10**6), bits=st.sampled_from([2, 3, 4]), group=st.sampled_from([0, 16]))
+@given(
+    seed=st.integers(0, 10**6), bits=st.sampled_from([2, 3, 4]), group=st.sampled_from([0, 16]), signed=st.booleans()
+)
 @settings(max_examples=30, deadline=None)
-def test_gptq_errs_less_at_the_output_than_the_nearest_integers(seed: int, bits: int, group: int) -> None:
+def test_gptq_errs_less_at_the_output_than_the_nearest_integers(seed: int, bits: int, group: int, signed: bool) -> None:
     weight, hessian = problem(seed)
-    grid = Grid(bits, group, search=True)
+    grid = Grid(bits, group, search=True, signed=signed)
     scales = grid.scales(weight)
     nearest = error(weight, grid.round(weight, scales), scales, hessian, grid)
     integers, fitted = Gptq(damping=0.01).round(weight, hessian, grid)
     assert error(weight, integers, fitted, hessian, grid) < 0.9 * nearest
     assert grid.lowest <= int(integers.min())
     assert int(integers.max()) <= grid.highest
-    assert bool((fitted > 0).all())
+    assert torch.equal(fitted.sign(), scales.sign())
+    assert bool((fitted < 0).any()) == signed
+    assert not group or torch.equal(fitted, fitted.half().float())
 
 
 def test_without_correlation_gptq_is_the_nearest_integer() -> None:

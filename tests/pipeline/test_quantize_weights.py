@@ -9,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.fx import Node
 
 import edgewright as ew
 from edgewright.errors import RecipeError
 from edgewright.pipeline.encoding import nearest_scheme
 from edgewright.pipeline.metrics import sqnr_db
+from edgewright.pipeline.passes import stored_integers
 from edgewright.pipeline.passes.gather_rows import GatherRows
 from edgewright.pipeline.passes.keep_weights import KeepWeights
 from edgewright.pipeline.passes.runner import run_passes
@@ -88,11 +90,42 @@ def test_searched_scales_never_err_more_than_the_largest_values(bits: int, group
     assert error(Grid(bits, group, search=True)) <= error(Grid(bits, group)) * 1.0001
 
 
+@given(bits=st.sampled_from([2, 3, 4]), group=st.sampled_from([0, 32]), seed=st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_signed_scales_map_the_largest_weight_to_the_longer_side_and_err_less(bits: int, group: int, seed: int) -> None:
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(seed))
+    for search in (False, True):
+        positive, signed = Grid(bits, group, search), Grid(bits, group, search, signed=True)
+        errors = []
+        for grid in (positive, signed):
+            scales = grid.scales(weight)
+            steps = grid.round(weight, scales)
+            errors.append(float((steps * grid.spread(scales, 64) - weight).square().sum()))
+        assert errors[1] < errors[0]
+        largest = weight.abs().reshape(64, -1, group or 64).argmax(2, keepdim=True)
+        assert bool((steps.reshape(64, -1, group or 64).gather(2, largest) < 0).all())
+        assert bool((scales < 0).any()) and bool((scales > 0).any())
+
+
+def test_scales_of_groups_are_numbers_of_float16_unless_that_has_none_near() -> None:
+    weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    weight[0] = 0
+    for grid in (Grid(4, 16), Grid(4, 16, search=True, signed=True)):
+        exact = Grid(grid.bits, 0, grid.search, signed=grid.signed).scales(weight.reshape(-1, 16)).reshape(6, 4)
+        assert torch.equal(grid.scales(weight), exact.half().float())
+        assert not torch.equal(exact, exact.half().float())
+        for factor in (1e-5, 1e7):  # below and above the normal range of float16
+            changed = weight.clone()
+            changed[1] *= factor
+            exact = Grid(grid.bits, 0, grid.search, signed=grid.signed).scales(changed.reshape(-1, 16)).reshape(6, 4)
+            assert torch.equal(grid.scales(changed), exact)
+
+
 def test_a_weight_of_zeros_has_a_scale_and_stays_zero() -> None:
     weight = torch.zeros(3, 8)
-    for grid in (Grid(4, 4, search=True), Grid(8)):
+    for grid in (Grid(4, 4, search=True), Grid(8), Grid(4, 4, signed=True)):
         scales = grid.scales(weight)
-        assert bool((scales > 0).all())
+        assert bool((scales != 0).all())
         assert not grid.round(weight, scales).any()
 
 
@@ -171,6 +204,19 @@ def test_a_pattern_without_a_module_names_the_nearest(program: Program) -> None:
 def test_a_setting_that_the_scheme_says_is_refused(program: Program) -> None:
     with pytest.raises(RecipeError, match=r"the scheme says this already\s+got: bits"):
         compressed(program, "w8", bits=4)
+
+
+@pytest.mark.parametrize("scheme", ["w8", "w4", "w4g32"])
+def test_weights_are_restored_slice_by_slice_as_their_operation_does(
+    program: Program, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_integers, "RESTORED", 300)
+    found = compressed(program, scheme)
+    weights = stored_weights(found)
+    assert weights
+    for stored in weights:
+        values = [found.tensor(arg) if isinstance(arg, Node) else arg for arg in stored.node.args]
+        assert torch.equal(stored.restored, stored.node.target(*values))
 
 
 # What targets make of them

@@ -13,6 +13,7 @@ import edgewright as ew
 from edgewright.errors import TargetError
 from edgewright.pipeline.lowering import refuse_schemes
 from edgewright.pipeline.metrics import sqnr_db
+from edgewright.pipeline.passes.stored_integers import stored_weights
 from edgewright.pipeline.program import Program
 from edgewright.targets import get_target, require_runtime
 from tests.small_models import SMALL, Tied, captured
@@ -69,6 +70,48 @@ def test_the_file_stores_the_integers_and_computes_the_graph(
                     if (target, model, scheme) == ("openvino", "encoder", "w2g32"):
                         rounds = inspection.low_precision_share > 0.5
                         assert rounds == (reached < 80.0), "what is said to be in integers rounds activations"
+
+
+@cache
+def signed(scheme: str) -> Program:
+    recipe = [{"pass": "quantize", "scheme": scheme, "signed_scales": True}]
+    return ew.compress(captured("encoder"), recipe).program
+
+
+@pytest.mark.parametrize(("target", "scheme"), [pair for pair in PAIRS if pair[1] != "w8"])
+def test_scales_below_0_are_computed_as_in_the_graph_or_refused(target: str, scheme: str, tmp_path: Path) -> None:
+    skip_without(target)
+    program = signed(scheme)
+    assert all(bool((stored.scales < 0).any()) for stored in stored_weights(program))
+    if target == "tflite":  # XNNPACK: "unsupported scale value"
+        with pytest.raises(TargetError, match=r"no kernels for weights with scales below 0 .*signed_scales = false"):
+            ew.lower(program, target, tmp_path)
+        return
+    batch = SMALL["encoder"].batches(1, seed=5)[0]
+    floor = 80.0 if target == "coreml" else ROUNDED_ACTIVATIONS_DB
+    with ew.open(ew.lower(program, target, tmp_path)) as session:
+        got = session.run({name: value.numpy() for name, value in batch.items()})
+    assert all(sqnr_db(value.numpy(), got[name]) > floor for name, value in program.run(batch).items())
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "tflite"])
+def test_scales_of_groups_are_stored_in_16_bits_and_restored_exactly(target: str, tmp_path: Path) -> None:
+    skip_without(target)
+    program = compressed("encoder", "w4g32")
+    scales = sum(stored.scales.numel() for stored in stored_weights(program))
+    artifact = ew.lower(program, target, tmp_path)
+    found = get_target(target).inspect(artifact).bytes_by_dtype
+    looked_up = 50 * 128 // 32 if target == "tflite" else 0  # LiteRT has no table of float16
+    assert found["float16"] == 2 * (scales - looked_up)
+
+
+def test_openvino_multiplies_weights_with_scales_of_float16_in_their_packed_form(tmp_path: Path) -> None:
+    skip_without("openvino")
+    inspection = get_target("openvino").inspect(ew.lower(compressed("encoder", "w4g32"), "openvino", tmp_path))
+    assert inspection.executed is not None
+    assert not [step for step in inspection.executed if step.op == "Convert" and "scale" in step.name]
+    products = [step for step in inspection.executed if step.op == "FullyConnected"]
+    assert len(products) == 5 and {step.compute for step in products} == {"int8"}
 
 
 @pytest.mark.parametrize("target", TARGETS)
