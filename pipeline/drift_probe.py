@@ -82,7 +82,9 @@ def find_probes(program: Program) -> list[Probe]:
         if not isinstance(value, Tensor) or value.dtype == torch.bool or value.numel() == 0:
             continue
         if node.target == QUANTIZE:
-            found.append(Probe(node, _layer(node.args[0]), float(node.args[1])))
+            layer = _layer(node.args[0])
+            if layer.op == "call_function":  # an input as it is rounded is no layer's work
+                found.append(Probe(node, layer, float(node.args[1])))
         elif node.target not in PASSED and not _is_seen_later(node):
             found.append(Probe(node, _layer(node)))
     return found

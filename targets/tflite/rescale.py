@@ -43,9 +43,9 @@ def _has_rescaling(schema: Any, model: Any) -> bool:
         for place in range(graph.OperatorsLength()):
             operator = graph.Operators(place)
             kind = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
-            if kind in (kinds.LEAKY_RELU, kinds.QUANTIZE):
-                if graph.Tensors(operator.Inputs(0)).Type() == schema.TensorType.INT8:
-                    return True
+            rescales = kind in (kinds.LEAKY_RELU, kinds.QUANTIZE)
+            if rescales and graph.Tensors(operator.Inputs(0)).Type() == schema.TensorType.INT8:
+                return True
     return False
 
 
