@@ -144,6 +144,17 @@ def test_integer_values_are_compared_as_well(tmp_path: Path) -> None:
     assert [layer.module for layer in found.layers if layer.faulty] == ["table"]
 
 
+def test_layers_of_a_program_with_open_sizes_are_lowered_alone_at_the_samples_sizes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    open_batch = {"input": {0: torch.export.Dim("batch", min=1, max=8)}}
+    program = capture(model, (torch.randn(2, 8),), dynamic_shapes=open_batch)
+    samples = [{"input": torch.randn(rows, 8).numpy()} for rows in (3, 3, 1)]
+    found = find_drift(program, Faulty("onnx", "2.weight"), samples, tmp_path)
+    assert found.notes == ()
+    assert [(layer.module, layer.faulty) for layer in found.layers] == [("2", True)]
+
+
 def test_the_probes_leave_the_program_and_its_own_outputs_alone() -> None:
     program = quantized("cnn")
     digest = program.digest()
