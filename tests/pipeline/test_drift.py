@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import edgewright as ew
 from edgewright.errors import CalibrationError, LoweringError
 from edgewright.pipeline import drift_job
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.compress import compress
 from edgewright.pipeline.drift import Drift, find_drift
 from edgewright.pipeline.drift_job import locate_drift
-from edgewright.pipeline.drift_probe import find_probes, with_probes
+from edgewright.pipeline.drift_probe import find_probes, layer_alone, with_probes
 from edgewright.pipeline.passes.base import Context, PassReport
 from edgewright.pipeline.passes.graph import add_constant
 from edgewright.pipeline.program import Program
@@ -144,15 +145,20 @@ def test_integer_values_are_compared_as_well(tmp_path: Path) -> None:
     assert [layer.module for layer in found.layers if layer.faulty] == ["table"]
 
 
-def test_layers_of_a_program_with_open_sizes_are_lowered_alone_at_the_samples_sizes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_layer_alone_is_a_program_that_converters_take(is_open: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
-    open_batch = {"input": {0: torch.export.Dim("batch", min=1, max=8)}}
-    program = capture(model, (torch.randn(2, 8),), dynamic_shapes=open_batch)
-    samples = [{"input": torch.randn(rows, 8).numpy()} for rows in (3, 3, 1)]
-    found = find_drift(program, Faulty("onnx", "2.weight"), samples, tmp_path)
-    assert found.notes == ()
-    assert [(layer.module, layer.faulty) for layer in found.layers] == [("2", True)]
+    open_batch = {"input": {0: torch.export.Dim("batch", min=1, max=8)}} if is_open else None
+    rows = torch.randn(3 if is_open else 2, 8)
+    program = compress(capture(model, (torch.randn(2, 8),), dynamic_shapes=open_batch), []).program
+    first = find_probes(program)[0]
+    (placeholder,) = program.graph.find_nodes(op="placeholder")
+    alone, inputs = layer_alone(program, first, [], {placeholder: rows})
+    assert (alone.dims, inputs) == ((), {"input_0": placeholder})
+    with ew.open(ew.lower(alone, "onnx", tmp_path)) as session:
+        found = session.run({"input_0": rows.numpy()})["value"]
+    np.testing.assert_allclose(found, torch.relu(model[0](rows)).detach().numpy(), atol=1e-6)
 
 
 def test_the_probes_leave_the_program_and_its_own_outputs_alone() -> None:
