@@ -35,14 +35,18 @@ class ZooModel:
 
 
 def randomize_norms(model: nn.Module) -> nn.Module:
-    """Batch-norm statistics as after training: with the initial ones, folding would change nothing."""
+    """Norms as after training: with the initial factors of 1, folding them into a weight would change nothing."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             assert module.running_mean is not None and module.running_var is not None, "tracked by default"
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0.0, 0.2)
             module.running_mean.normal_(0.0, 0.2)
             module.running_var.uniform_(0.5, 1.5)
+        if type(module).__name__.endswith(("Norm", "Norm1d", "Norm2d")):  # each library has its own RMSNorm
+            factors, offsets = getattr(module, "weight", None), getattr(module, "bias", None)
+            if factors is not None:
+                factors.data += torch.rand_like(factors) - 0.5
+            if offsets is not None:
+                offsets.data += 0.2 * torch.randn_like(offsets)
     return model.eval()
 
 

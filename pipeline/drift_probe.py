@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from edgewright.pipeline.decompose_once import TRACES
 from edgewright.pipeline.passes.annotate_int8 import CHAIN_ACTIVATIONS, FUSED_ACTIVATIONS, MOVES
 from edgewright.pipeline.passes.graph import aten, insert_call, module_path
 from edgewright.pipeline.passes.rounded_rows import CHOOSE
@@ -82,7 +83,9 @@ def find_probes(program: Program) -> list[Probe]:
         if not isinstance(value, Tensor) or value.dtype == torch.bool or value.numel() == 0:
             continue
         if node.target == QUANTIZE:
-            found.append(Probe(node, _layer(node.args[0]), float(node.args[1])))
+            layer = _layer(node.args[0])
+            if layer.op == "call_function":  # an input as it is rounded is no layer's work
+                found.append(Probe(node, layer, float(node.args[1])))
         elif node.target not in PASSED and not _is_seen_later(node):
             found.append(Probe(node, _layer(node)))
     return found
@@ -156,13 +159,21 @@ def layer_alone(
     A quantized value comes in before its quantize step, which gives the same integers again.
 
     Args:
-        values: by probed node or placeholder, an example of each.
+        values: by probed node or placeholder, an example of each; open sizes become theirs.
     Returns:
         The program, and which node's value each of its inputs takes.
     """
+    if program.dims:
+        fixed = _at_sizes_of(program, values)
+        nodes = {node.name: node for node in fixed.graph.nodes}
+        there = [replace(item, node=nodes[item.node.name]) for item in (probe, *before)]
+        given = {nodes[node.name]: value for node, value in values.items()}
+        alone, inputs = layer_alone(fixed, there[0], there[1:], given)
+        origins = {node.name: node for node in program.graph.nodes}
+        return alone, {name: origins[node.name] for name, node in inputs.items()}
     stops = {item.node for item in before}
     graph = Graph()
-    inputs: dict[str, Node] = {}
+    sources: dict[str, Node] = {}
     wanted, waiting = {probe.node}, [probe.node]
     while waiting:
         node = waiting.pop()
@@ -174,26 +185,32 @@ def layer_alone(
     ordered = [node for node in program.graph.nodes if node in wanted]
     for node in ordered:
         if node.op == "placeholder" or (node in stops and node is not probe.node):
-            name = f"input_{len(inputs)}"
+            name = f"input_{len(sources)}"
             copies[node] = graph.placeholder(name)
-            copies[node].meta["val"] = torch.empty_like(values[node], device="meta")
-            inputs[name] = node
+            sources[name] = node
     for node in ordered:
         if node in stops and node is not probe.node:
             if node.target == QUANTIZE:
-                quantize = graph.call_function(QUANTIZE, (copies[node], *node.args[1:]))
-                quantize.meta = dict(node.meta)
-                copies[node] = quantize
+                copies[node] = graph.call_function(QUANTIZE, (copies[node], *node.args[1:]))
         elif node.op != "placeholder":
             copies[node] = graph.node_copy(node, lambda source: copies[source])
     result = copies[probe.node]
     if probe.scale:
         result = graph.call_function(DEQUANTIZE, (result, *probe.node.args[1:]))
     graph.output((result,))
-    specs = tuple(TensorSpec.of(name, values[node]) for name, node in inputs.items())
+    for node in graph.nodes:  # shapes of the whole program's tracing do not mix with those of its own
+        node.meta = {key: value for key, value in node.meta.items() if key in TRACES}
+    specs = tuple(TensorSpec.of(name, values[node]) for name, node in sources.items())
     module = GraphModule(program.module, graph)
-    example = tuple(values[node] for node in inputs.values())
+    example = tuple(values[node] for node in sources.values())
     with torch.no_grad():
         (value,) = module(*example)
-    result.meta["val"] = torch.empty_like(value, device="meta")
-    return Program(module, specs, (TensorSpec.of("value", value),), example), inputs
+    alone = Program(module, specs, (TensorSpec.of("value", value),), example)
+    alone.propagate()
+    return alone, sources
+
+
+def _at_sizes_of(program: Program, values: Mapping[Node, Tensor]) -> Program:
+    placeholders = program.graph.find_nodes(op="placeholder")
+    inputs = {spec.name: values[node] for spec, node in zip(program.inputs, placeholders, strict=True)}
+    return program.at(program.shapes.sizes(inputs))

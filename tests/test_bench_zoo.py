@@ -43,6 +43,15 @@ def test_the_zoo_has_the_architectures_that_were_asked_for() -> None:
     assert set(SCHEMES) == {"fp32", "fp16", "w8a8"}
 
 
+def test_no_norm_of_the_zoo_leaves_its_values_as_they_are() -> None:
+    norms = [
+        module for name in ("ViT", "Llama") for module in ZOO[name].build().modules() if "Norm" in repr(module)[:9]
+    ]
+    norms = [module for module in norms if not list(module.children())]
+    assert len(norms) > 4
+    assert all(not torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
+
+
 class Answering(Line):
     """A process that answers at once, as given."""
 

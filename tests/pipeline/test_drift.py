@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import edgewright as ew
 from edgewright.errors import CalibrationError, LoweringError
 from edgewright.pipeline import drift_job
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.compress import compress
 from edgewright.pipeline.drift import Drift, find_drift
 from edgewright.pipeline.drift_job import locate_drift
-from edgewright.pipeline.drift_probe import find_probes, with_probes
+from edgewright.pipeline.drift_probe import find_probes, layer_alone, with_probes
 from edgewright.pipeline.passes.base import Context, PassReport
 from edgewright.pipeline.passes.graph import add_constant
 from edgewright.pipeline.program import Program
@@ -105,7 +106,14 @@ def test_rows_rounded_at_run_time_are_part_of_the_layer_that_reads_them(target: 
 def test_where_nothing_is_wrong_no_layer_is_faulty(name: str, tmp_path: Path) -> None:
     found = drift_of(quantized(name), get_target("onnx"), name, tmp_path)
     assert [layer for layer in found.layers if layer.faulty] == []
-    assert len(found.curve) > 3
+    assert len(found.curve) >= 3
+
+
+def test_an_input_beyond_its_calibrated_range_is_no_layer_that_drifts(tmp_path: Path) -> None:
+    samples = [{name: 1.5 * value for name, value in sample.items()} for sample in samples_of("cnn")]
+    found = find_drift(quantized("cnn"), get_target("tflite"), samples, tmp_path)
+    assert not [layer for layer in found.layers if layer.faulty or layer.op == "image"]
+    assert found.curve[0][0].startswith("conv2d")
 
 
 def test_a_float_program_without_a_fault_has_no_suspicious_layer(tmp_path: Path) -> None:
@@ -135,6 +143,22 @@ def test_integer_values_are_compared_as_well(tmp_path: Path) -> None:
     values = dict(found.curve)
     assert next(value for name, value in values.items() if name.startswith("cumsum")) == 200.0
     assert [layer.module for layer in found.layers if layer.faulty] == ["table"]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_layer_alone_is_a_program_that_converters_take(is_open: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    open_batch = {"input": {0: torch.export.Dim("batch", min=1, max=8)}} if is_open else None
+    rows = torch.randn(3 if is_open else 2, 8)
+    program = compress(capture(model, (torch.randn(2, 8),), dynamic_shapes=open_batch), []).program
+    first = find_probes(program)[0]
+    (placeholder,) = program.graph.find_nodes(op="placeholder")
+    alone, inputs = layer_alone(program, first, [], {placeholder: rows})
+    assert (alone.dims, inputs) == ((), {"input_0": placeholder})
+    with ew.open(ew.lower(alone, "onnx", tmp_path)) as session:
+        found = session.run({"input_0": rows.numpy()})["value"]
+    np.testing.assert_allclose(found, torch.relu(model[0](rows)).detach().numpy(), atol=1e-6)
 
 
 def test_the_probes_leave_the_program_and_its_own_outputs_alone() -> None:
