@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from edgewright.calibration.batches import require_batches
 from edgewright.calibration.lockstep import run_in_lockstep
+from edgewright.pipeline.memory import give_back_freed
 from edgewright.pipeline.passes.base import Context, PassReport, Skip
 from edgewright.pipeline.passes.graph import add_constant
 from edgewright.pipeline.passes.module_patterns import ModulePatterns
@@ -70,14 +71,17 @@ class ScaleSalientChannels:
         influence = context.influence.of(program, [layer for layers in groups.values() for layer in layers])
 
         def decide(source: Node, layers: list[Node], inputs: list[tuple[Any, ...]]) -> None:
-            hessians = [hessian_of(layer, inputs, influence.get(layer)) for layer in layers]
             weights = [program.tensor(layer.args[1]).detach() for layer in layers]  # type: ignore[arg-type]
+            used = sum(weight.nbytes for weight in weights)
+            give_back_freed(used)
+            hessians = [hessian_of(layer, inputs, influence.get(layer)) for layer in layers]
             magnitude = torch.stack([row.abs().reshape(-1, row.shape[-1]).mean(0) for row, *_ in inputs]).mean(0)
             pairs = [
                 (weight, hessian) for weight, hessian in zip(weights, hessians, strict=True) if hessian is not None
             ]
             grid = Grid(self.bits, self.group, search=True, signed=self.signed_scales and self.bits < 8)
             factors[source] = _best_factor(magnitude, pairs, grid)
+            give_back_freed(used)
 
         run_in_lockstep(
             program,
