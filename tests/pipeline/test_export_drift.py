@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edgewright.device_profiles.host import detect_host
 from tests.small_release import COMPRESS, deliver, delivery_of, is_installed, run_command, write_release
 
 pytestmark = pytest.mark.slow
@@ -34,7 +37,7 @@ class CrookedTarget(OnnxTarget):
 
 
 @pytest.fixture
-def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on the module path of this process and of its workers: what is installed there brings a target."""
     if not is_installed("onnx"):
         pytest.skip("the runtime of onnx is not installed")
@@ -45,7 +48,10 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "entry_points.txt").write_text("[edgewright.targets]\ncrooked = crooked_target:CrookedTarget\n")
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")
-    return folder / "crooked_target.py"
+    detect_host.cache_clear()  # what this host carries was found before
+    yield folder / "crooked_target.py"
+    detect_host.cache_clear()
+    sys.modules.pop("crooked_target", None)
 
 
 @pytest.mark.parametrize(("compress", "guilty"), [("", "text.0"), (COMPRESS, "text.2")])
