@@ -36,7 +36,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from edgewright.calibration.observers import BEST, PERCENT
-from edgewright.pipeline.passes.graph import aten, is_floating, value_of
+from edgewright.pipeline.passes.graph import TURNS, aten, is_floating, value_of
 from edgewright.pipeline.passes.observe_values import (
     PerChannelObserver,
     PerTensorObserver,
@@ -63,17 +63,9 @@ CHAIN_ACTIVATIONS = frozenset(
 ARITHMETIC = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor})
 MOVES = frozenset(
     {
-        aten.view.default,
-        aten.reshape.default,
-        aten._unsafe_view.default,
-        aten.flatten.using_ints,
-        aten.permute.default,
-        aten.transpose.int,
+        *TURNS,
         aten.slice.Tensor,
         aten.select.int,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.unsqueeze.default,
         aten.expand.default,
         aten.max_pool2d.default,
         aten.avg_pool2d.default,

@@ -12,6 +12,20 @@ from edgewright.pipeline.memory import spilled
 from edgewright.pipeline.program import Program
 
 aten = torch.ops.aten
+TURNS = frozenset(
+    {
+        aten.view.default,
+        aten.reshape.default,
+        aten._unsafe_view.default,
+        aten.flatten.using_ints,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+    }
+)
+"""What gives the same numbers another shape or order of axes."""
 
 
 def value_of(node: Node) -> Tensor:

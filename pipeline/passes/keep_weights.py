@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from edgewright.pipeline.passes.base import Context, PassReport
-from edgewright.pipeline.passes.graph import aten, insert_call, is_floating
+from edgewright.pipeline.passes.graph import TURNS, aten, insert_call, is_floating
 from edgewright.pipeline.passes.layer_weights import WEIGHTS
 from edgewright.pipeline.passes.stored_integers import stored_weight
 from edgewright.pipeline.program import Program
@@ -24,20 +24,7 @@ FACTORS = frozenset({aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div
 # They end with a factor of each channel.
 NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default, aten._native_batch_norm_legit_no_training.default})
 ATTENTION = aten.scaled_dot_product_attention.default
-TURNS = frozenset(
-    {
-        aten.view.default,
-        aten.reshape.default,
-        aten._unsafe_view.default,
-        aten.flatten.using_ints,
-        aten.permute.default,
-        aten.transpose.int,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.unsqueeze.default,
-        operator.getitem,
-    }
-)
+PASSED = TURNS | {operator.getitem}
 
 
 @dataclass(frozen=True)
@@ -86,7 +73,7 @@ def _to_guard(program: Program, layer: Node) -> tuple[bool, bool] | None:
         reads = isinstance(source, Node) and source.op == "call_function" and source.target not in HARMLESS
         return reads, any(user.target not in HARMLESS and is_floating(user) for user in layer.users)
     if isinstance(weight, Node) and weight.target is aten.to.dtype and _is_constant(weight):
-        while isinstance(source, Node) and source.target in TURNS:
+        while isinstance(source, Node) and source.target in PASSED:
             source = source.args[0]
         scaled = isinstance(source, Node) and (source.target in NORMS or _is_factor(source))
         return scaled, any(user.target is ATTENTION or _is_factor(user) for user in _readers(layer))
@@ -95,7 +82,7 @@ def _to_guard(program: Program, layer: Node) -> tuple[bool, bool] | None:
 
 def _readers(node: Node) -> Iterator[Node]:
     for user in node.users:
-        if user.target in TURNS:
+        if user.target in PASSED:
             yield from _readers(user)
         else:
             yield user
