@@ -109,10 +109,9 @@ class Subject:
 
     def judge_original(self, metric: Metric | None, outputs: list[Arrays]) -> None:
         """Keep its outputs for the validation samples; take its metric, and see whether that asks for nothing else."""
-        run = run_program(self.original)
         self.original_outputs = outputs
         if metric is not None:
-            known = Recall(run, self.validation, self.original_outputs)
+            known = Recall(run_program(self.original), self.validation, self.original_outputs)
             self.metric_original = metric_value(metric, known, self.swap)
             self.metric_reads_outputs = self.swap is None and not known.missed
 
