@@ -64,6 +64,7 @@ class Gptq:
         for start in range(0, len(weight), ROWS):
             part = slice(start, start + ROWS)
             _round_columns(weight[part], scales[part], hessian, pivots, last_first, grid, integers[part])
+            give_back_freed(hessian.nbytes)
         restore_below(hessian)
         give_back_freed(hessian.nbytes)
         return integers

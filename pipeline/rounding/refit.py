@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from edgewright.pipeline.memory import give_back_freed
 from edgewright.pipeline.rounding.grid import Grid
 
 RIDGE = 1e-3
@@ -40,6 +41,7 @@ def refit_scales(weight: Tensor, integers: Tensor, scales: Tensor, hessian: Tens
         matrix.diagonal(dim1=1, dim2=2).add_(pull)
         solved = torch.linalg.solve(matrix, right + pull * scales[part])
         found[part] = torch.where(solved * scales[part] > 0, solved, scales[part])
+        give_back_freed(hessian.nbytes)
     return grid.storable(found)
 
 
