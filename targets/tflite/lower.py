@@ -21,7 +21,7 @@ from edgewright.targets.tflite.boundary import restore_boundary
 from edgewright.targets.tflite.halve import halve_constants
 from edgewright.targets.tflite.narrow import narrow_weights
 from edgewright.targets.tflite.pack import pack_weights
-from edgewright.targets.tflite.rescale import rescale_by_products
+from edgewright.targets.tflite.respell import respell
 
 
 def write_tflite(
@@ -56,7 +56,7 @@ def write_tflite(
             progress.config.show_progress = shown
     notes = {SHAPES: replace(shapes, listed=True).text()} if shapes.dims else {}
     content = restore_boundary(content, program.inputs, program.outputs, integer=integer_boundary, notes=notes)
-    content = rescale_by_products(content)
+    content = respell(content)
     if stored:
         content = pack_weights(content, stored.values())
     if any(map(narrow_layers, programs.values())):
