@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import getitem
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 from torch.fx import Graph, Node
+from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.nn import Module, Parameter
 
 from edgewright.pipeline.program import Program
@@ -29,13 +31,43 @@ from edgewright.pipeline.program import Program
 PREFIXES = {InputKind.PARAMETER: "p_", InputKind.BUFFER: "b_", InputKind.CONSTANT_TENSOR: "c_"}  # torch.export's
 
 
+Example = tuple[tuple[Tensor, ...], dict[str, Tensor]]  # positional inputs, then those by name
+
+
 def as_exported(program: Program) -> ExportedProgram:
     """The same graph with its constants as inputs. Where sizes are open or graphs nested, torch.export traces it."""
     if is_plain(program):
-        return _lifted(program)
+        return _lifted(program, (program.example, {}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(program.module, program.example, strict=False, dynamic_shapes=program.open_axes())
+
+
+@contextmanager
+def exporting_as_given(programs: Collection[Program]) -> Iterator[None]:
+    """Within it, `torch.export.export` gives the modules of these programs as `as_exported` does.
+
+    For converters that take a module alone and trace it; `tensor_meta` is what a trace leaves, too.
+    """
+    traced = torch.export.export
+
+    def export(
+        module: Module, args: tuple[Tensor, ...] = (), kwargs: dict[str, Tensor] | None = None, **options: Any
+    ) -> ExportedProgram:
+        for program in programs:
+            if program.module is module and is_plain(program):
+                exported = _lifted(program, (args, kwargs or {}))
+                for node in exported.graph.nodes:
+                    if isinstance(value := node.meta.get("val"), Tensor):
+                        node.meta["tensor_meta"] = _extract_tensor_metadata(value)
+                return exported
+        return traced(module, args, kwargs, **options)
+
+    torch.export.export = export  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.export.export = traced
 
 
 def is_plain(program: Program) -> bool:
@@ -47,7 +79,7 @@ def is_plain(program: Program) -> bool:
     )
 
 
-def _lifted(program: Program) -> ExportedProgram:
+def _lifted(program: Program, example: Example) -> ExportedProgram:
     mode = _mode_of(program)
     graph = Graph()
     copies: dict[Node, Node] = {}
@@ -72,7 +104,7 @@ def _lifted(program: Program) -> ExportedProgram:
     results: Any = program.graph.output_node().args[0]
     graph.output(tuple(copies[result] for result in results))
     state = held[InputKind.PARAMETER] | held[InputKind.BUFFER]
-    return assemble(graph, inputs, state, held[InputKind.CONSTANT_TENSOR], (program.example, {}))
+    return assemble(graph, inputs, state, held[InputKind.CONSTANT_TENSOR], example)
 
 
 def assemble(
@@ -80,7 +112,7 @@ def assemble(
     inputs: Sequence[InputSpec],
     state: Mapping[str, Tensor],
     constants: Mapping[str, Tensor],
-    example: tuple[tuple[Tensor, ...], dict[str, Tensor]],
+    example: Example,
 ) -> ExportedProgram:
     """An ExportedProgram of a graph that takes tensors and returns a tuple of them.
 

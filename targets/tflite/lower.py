@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgewright.pipeline.decompose_once import decomposing_once
+from edgewright.pipeline.exported import exporting_as_given
 from edgewright.pipeline.passes.base import Context
 from edgewright.pipeline.passes.graph import add_constant
 from edgewright.pipeline.passes.graph import replace as replace_node
@@ -35,7 +36,7 @@ def write_tflite(
     """
     stored = {weight.name: weight for program in programs.values() for weight in _stored_by_us(program)}
     floated = {name: _with_float_weights(program) for name, program in programs.items()} if stored else programs
-    with quiet(), decomposing_once():
+    with quiet(), decomposing_once(), exporting_as_given(floated.values()):
         import litert_torch
         from litert_torch import progress
         from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 
 import edgewright as ew
 from edgewright.pipeline.decompose_once import decomposing_once
-from edgewright.pipeline.exported import as_exported
+from edgewright.pipeline.exported import as_exported, exporting_as_given
 from edgewright.pipeline.handover import load_program, save_program
 from edgewright.pipeline.passes.graph import aten, replace
 from edgewright.pipeline.program import Program
@@ -56,6 +56,22 @@ def test_an_exported_program_is_the_graph_with_its_weights_as_inputs(
     assert exported.graph_signature.user_inputs == traced.graph_signature.user_inputs
     for got, expected in zip(called(exported, program, batch), program.run(batch).values(), strict=True):
         assert torch.equal(got, expected)
+
+
+def test_a_converter_that_traces_modules_gets_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, batch = quantized("encoder"), SMALL["encoder"].batches(1, seed=3)[0]
+    named = {spec.name: batch[spec.name] for spec in program.inputs}
+    traced = torch.export.export(program.module, (), named)
+    monkeypatch.setattr(torch.export, "export", no_trace)
+    with exporting_as_given([program]):
+        given = torch.export.export(program.module, (), named)
+        with pytest.raises(AssertionError, match="traced"):  # a module that is not the program's
+            torch.export.export(nn.Identity(), (torch.ones(1),))
+    assert torch.export.export is no_trace
+    assert given.call_spec == traced.call_spec
+    assert given.graph_signature.user_inputs == traced.graph_signature.user_inputs
+    (got,), (expected,) = (exported.module()(**named) for exported in (given, traced))
+    assert torch.equal(got, expected)
 
 
 def test_a_program_of_open_sizes_is_traced_with_its_bounds() -> None:
