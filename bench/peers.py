@@ -291,8 +291,8 @@ def page(tables: Sequence[Table], column: int) -> str:
         "ResNet-50, MobileNetV3-large and ViT-tiny are plain PyTorch definitions with random weights (batch norms with "
         "randomized statistics); MiniLM has its real weights, at length 128. `edgewright w8a8` is the "
         'recipe `pass = "quantize", scheme = "w8a8"`: one compressed graph, the same numbers on every runtime; '
-        "`edgewright w8a8-dynamic` is what a release for that runtime alone gets: on TFLite convolutions round what they "
-        "read, too, elsewhere the compressed graph is one and the same, and Core ML has no such layers.",
+        "`edgewright w8a8-dynamic` is what a release for that runtime alone gets: on TFLite what convolutions read is "
+        "rounded, too; ONNX and OpenVINO share one compressed graph; Core ML has no such layers.",
         "",
         "Like with like: `quantize_dynamic` and `dynamic_wi8_afp32` round activations as they come, so they are judged "
         "against our `w8a8-dynamic`; all other rows, which calibrate ranges, against our `w8a8`.",
