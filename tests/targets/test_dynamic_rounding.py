@@ -216,6 +216,17 @@ def test_tflite_computes_rounded_convolutions_in_integers(tmp_path: Path) -> Non
     assert stated <= inspection.bytes_by_dtype["int8"] < 1.02 * stated, "one weight with two strides is stored once"
 
 
+def test_tflite_rounds_again_what_a_static_layer_gives(tmp_path: Path) -> None:
+    recipe = [{**CONVOLUTIONS[0], "modules": "residual.*"}, {"pass": "quantize", "scheme": "w8a8"}]
+    program = ew.compress(captured("cnn"), recipe, batches=SMALL["cnn"].batches(8)).program
+    artifact = ew.lower(program, "tflite", tmp_path)
+    assert get_target("tflite").inspect(artifact).low_precision_share == low_precision_share(program) == 1
+    with ew.open(artifact) as session:
+        for batch in SMALL["cnn"].batches(4, seed=5):
+            found = session.run({"image": batch["image"].numpy()})["logits"]
+            assert sqnr_db(program.run(batch)["logits"].numpy(), found) > 40
+
+
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_who_has_no_kernels_for_rounded_convolutions_says_so(name: str, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"no kernels for convolutions of activations .*convolutions = false"):
