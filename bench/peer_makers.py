@@ -1,7 +1,7 @@
 """Make one contestant of bench/peers.py: a file from the same PyTorch model, by edgewright or by a runtime's own tools.
 
     python -m bench.peer_makers MODEL FOLDER                        samples, and what PyTorch makes of them
-    python -m bench.peer_makers MODEL program MAKER FOLDER          the compressed program, for all our files
+    python -m bench.peer_makers MODEL program PROGRAM FOLDER        a compressed program, for our files (`program_of`)
     python -m bench.peer_makers MODEL RUNTIME MAKER FOLDER          writes into FOLDER/RUNTIME/MAKER
 
 A quantizer of a runtime starts from the float32 file that the maker "float32" left, with the settings that serve it
@@ -21,9 +21,11 @@ import torch
 
 from bench.peer_models import MODELS, Arrays, PeerModel
 from edgewright.pipeline.handover import load_program, save_program
+from edgewright.pipeline.unasked import unasked_settings
 
 FLOAT32, PROGRAM = "float32", "program"
 STATIC, DYNAMIC = "edgewright w8a8", "edgewright w8a8-dynamic"
+CONVOLUTIONS = " with convolutions"
 OURS = {
     "onnx": (STATIC, DYNAMIC),
     "openvino": (STATIC, DYNAMIC),
@@ -39,13 +41,18 @@ QUANTIZERS = {
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "tflite": "model.tflite", "coreml": "model.mlpackage"}
 
 
+def program_of(runtime: str, maker: str) -> str:
+    """The compressed program behind one of our files: what a release for that runtime alone gets unasked."""
+    return maker + CONVOLUTIONS * (maker == DYNAMIC and unasked_settings([runtime])["convolutions"])
+
+
 def make(name: str, runtime: str, maker: str, folder: Path) -> None:
     model, target = MODELS[name], folder / runtime / maker
     target.mkdir(parents=True)
     if runtime == PROGRAM:
-        _compress(model, maker.removeprefix("edgewright "), target)
+        _compress(model, maker, target)
     elif maker in OURS[runtime]:
-        _lower(folder / PROGRAM / maker, runtime, target)
+        _lower(folder / PROGRAM / program_of(runtime, maker), runtime, target)
     elif maker == FLOAT32:
         FLOATS[runtime](model.build(), tensors(model.calibration()[0]), target / FILES[runtime])
     else:
@@ -57,13 +64,16 @@ def tensors(sample: Arrays) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(value) for name, value in sample.items()}
 
 
-def _compress(model: PeerModel, scheme: str, folder: Path) -> None:
-    """Capture and quantize once for all runtimes."""
+def _compress(model: PeerModel, name: str, folder: Path) -> None:
+    """Capture and quantize once for all runtimes that get this program."""
     import edgewright as ew
 
     samples = [tensors(sample) for sample in model.calibration()]
     program = ew.capture(model.build(), samples[0])
-    compressed = ew.compress(program, [{"pass": "quantize", "scheme": scheme}], batches=samples).program
+    recipe: dict[str, Any] = {"pass": "quantize", "scheme": name.removesuffix(CONVOLUTIONS).removeprefix("edgewright ")}
+    if name.endswith(CONVOLUTIONS):
+        recipe["convolutions"] = True
+    compressed = ew.compress(program, [recipe], batches=samples).program
     save_program(compressed, folder / "program.pt2")
     (folder / "signature.pickle").write_bytes(pickle.dumps((compressed.inputs, compressed.outputs)))
 

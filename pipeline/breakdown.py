@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from edgewright.pipeline.passes.graph import module_path
 from edgewright.pipeline.passes.layer_weights import WEIGHTS
+from edgewright.pipeline.passes.rounded_rows import is_rounded_as_it_comes
 from edgewright.pipeline.passes.stored_integers import stored_weight
 from edgewright.pipeline.program import LOOK_UP, Program
 
@@ -71,7 +72,7 @@ def scheme_of(program: Program, layer: Node) -> str:
     assert isinstance(weight, Node), "a tensor by schema"
     stored = stored_weight(program, weight)
     restored = str(data.target) if place == 1 and isinstance(data, Node) else ""
-    activations = "a8-dynamic" if "dequantize_per_token" in restored else "a8" if "dequantize" in restored else ""
+    activations = "a8-dynamic" if is_rounded_as_it_comes(data) else "a8" if "dequantize" in restored else ""
     if stored is None:
         if str(weight.target) == LOOK_UP:
             return f"p{(weight.all_input_nodes[1].meta['val'].shape[-2] - 1).bit_length()}"

@@ -14,9 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 from edgewright.pipeline.decompose_once import TRACES
 from edgewright.pipeline.passes.annotate_int8 import CHAIN_ACTIVATIONS, FUSED_ACTIVATIONS, MOVES
 from edgewright.pipeline.passes.graph import aten, insert_call, module_path
-from edgewright.pipeline.passes.rounded_rows import CHOOSE
-from edgewright.pipeline.passes.rounded_rows import DEQUANTIZE as RESTORE_ROWS
-from edgewright.pipeline.passes.rounded_rows import QUANTIZE as ROUND_ROWS
+from edgewright.pipeline.passes.rounded_rows import CHOOSE, STEPS
 from edgewright.pipeline.program import Program, TensorSpec, symbols_of
 
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
@@ -26,8 +24,6 @@ UNARY = CHAIN_ACTIVATIONS | FUSED_ACTIVATIONS | {aten.gelu.default}
 PASSED = MOVES | {
     DEQUANTIZE,
     CHOOSE,
-    ROUND_ROWS,
-    RESTORE_ROWS,
     aten.alias.default,
     aten.clone.default,
     aten.contiguous.default,
@@ -86,9 +82,13 @@ def find_probes(program: Program) -> list[Probe]:
             layer = _layer(node.args[0])
             if layer.op == "call_function":  # an input as it is rounded is no layer's work
                 found.append(Probe(node, layer, float(node.args[1])))
-        elif node.target not in PASSED and not _is_seen_later(node):
+        elif not _is_passed(node) and not _is_seen_later(node):
             found.append(Probe(node, _layer(node)))
     return found
+
+
+def _is_passed(node: Node) -> bool:
+    return node.target in PASSED or str(node.target) in STEPS
 
 
 def _is_seen_later(node: Node) -> bool:
@@ -103,7 +103,7 @@ def _layer(node: Any) -> Node:
     """Back over activations and moves to the operation that computes."""
     assert isinstance(node, Node), "a value is made by a node"
     found = node
-    while found.target in UNARY | PASSED and found.all_input_nodes:
+    while (found.target in UNARY or _is_passed(found)) and found.all_input_nodes:
         found = found.all_input_nodes[0]
     return node if found.target == QUANTIZE or found.op != "call_function" else found
 

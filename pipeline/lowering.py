@@ -7,9 +7,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch.fx import Node
+
 from edgewright.errors import LoweringError, TargetError, did_you_mean
 from edgewright.pipeline.encoding import DYNAMIC, PALETTES, nearest_scheme
-from edgewright.pipeline.passes.base import Pass
+from edgewright.pipeline.passes.graph import aten
 from edgewright.pipeline.passes.rounded_rows import rounded_rows
 from edgewright.pipeline.passes.runner import run_passes
 from edgewright.pipeline.passes.stored_integers import stored_weights
@@ -17,6 +19,7 @@ from edgewright.pipeline.passes.stored_palettes import stored_palettes
 from edgewright.pipeline.program import Program
 from edgewright.pipeline.recipe import build_passes
 from edgewright.pipeline.shapes import OpenShapes, cases
+from edgewright.pipeline.unasked import CONVOLUTIONS, SIGNED_SCALES, Unasked
 from edgewright.targets import get_target, require_runtime
 from edgewright.targets.base import Artifact, Refusal, Session, Target
 
@@ -111,22 +114,28 @@ def bfloat_refusals(program: Program, target: Target) -> list[Refusal]:
 
 def rounding_refusals(program: Program, target: Target) -> list[Refusal]:
     """A refusal where a program rounds activations with scales found at run time and the format has no such layers."""
-    rounded = next(rounded_rows(program), None)
-    if rounded is None or DYNAMIC in target.capabilities.schemes:
-        return []
-    nearest = nearest_scheme(DYNAMIC, target.capabilities.schemes)
-    reason = f"it has no integer layers with scales found at run time ({DYNAMIC})"
-    return [Refusal(target.name, rounded.node.name, "round_rows", reason, f"compress with {nearest!r} instead")]
+    rounded = [found.node for found in rounded_rows(program)]
+    if rounded and DYNAMIC not in target.capabilities.schemes:
+        nearest = nearest_scheme(DYNAMIC, target.capabilities.schemes)
+        reason = f"it has no integer layers with scales found at run time ({DYNAMIC})"
+        return [Refusal(target.name, rounded[0].name, "round_rows", reason, f"compress with {nearest!r} instead")]
+    layers = [layer for node in rounded for layer in node.users if layer.target is not aten.linear.default]
+    return _setting_refusals(target, CONVOLUTIONS, layers)
 
 
 def scale_refusals(program: Program, target: Target) -> list[Refusal]:
     """A refusal where weights have scales below 0 and the target's runtime has no kernels for them."""
-    signed = [stored for stored in stored_weights(program) if bool((stored.scales < 0).any())]
-    if not signed or target.capabilities.signed_scales:
+    signed = [stored.node for stored in stored_weights(program) if bool((stored.scales < 0).any())]
+    return _setting_refusals(target, SIGNED_SCALES, signed)
+
+
+def _setting_refusals(target: Target, unasked: Unasked, made: Sequence[Node]) -> list[Refusal]:
+    """A refusal where a program has what steps make with a setting, and the target's runtime has no kernels for it."""
+    if not made or unasked.taken_by(target.capabilities):
         return []
-    reason = f"it has no kernels for weights with scales below 0 ({len(signed)} have such)"
-    way_out = "compress with signed_scales = false for this target"
-    return [Refusal(target.name, signed[0].node.name, "dequantize", reason, way_out)]
+    reason = f"it has no kernels for {unasked.lacks} (there are {len(made)})"
+    way_out = f"compress with {unasked.setting} = false for this target"
+    return [Refusal(target.name, made[0].name, str(made[0].target), reason, way_out)]
 
 
 def open_size_refusals(shapes: OpenShapes, target: Target) -> list[Refusal]:
@@ -189,17 +198,6 @@ def refuse_schemes(target: Target, schemes: Sequence[str]) -> None:
             f"{target.name} has no native form of {', '.join(missing)}",
             expected=f"{nearest!r}, the nearest that it has" if nearest else did_you_mean(missing[0], schemes_there),
             do="choose such a scheme, or leave the target out",
-        )
-
-
-def refuse_signed_scales(target: Target, passes: Sequence[Pass]) -> None:
-    """Raise TargetError when passes make scales below 0 and a target's runtime has no kernels for them."""
-    signed = [step.name for step in passes if getattr(step, "signed_scales", False)]
-    if signed and not target.capabilities.signed_scales:
-        raise TargetError(
-            f"{target.name} has no kernels for weights with scales below 0",
-            got=f"signed_scales = true in {signed[0]}",
-            do="leave the setting out, or deliver to this target with a release of its own",
         )
 
 

@@ -15,7 +15,6 @@ from edgewright.pipeline.lowering import (
     refuse,
     refuse_integer_boundary,
     refuse_schemes,
-    refuse_signed_scales,
 )
 from edgewright.pipeline.passes.base import Pass
 from edgewright.pipeline.passes.runner import check_order
@@ -25,6 +24,7 @@ from edgewright.pipeline.release import DeliverSection, Release
 from edgewright.pipeline.runtimes import Pin, find_pins, oldest_of
 from edgewright.pipeline.shapes import OpenShapes
 from edgewright.pipeline.sources import is_callable_name, load_callable
+from edgewright.pipeline.unasked import refuse_settings, unasked_settings
 from edgewright.targets import get_target, require_runtime, target_names
 from edgewright.targets.base import Target
 
@@ -68,7 +68,8 @@ def make_plan(release: Release) -> Plan:
     passes: tuple[Pass, ...] = ()
     deliveries = []
     with _collected(problems):
-        passes = build_passes(release.compress, signed_scales=_all_take_signed_scales(release))
+        known = {section.target for section in release.deliver} & set(target_names())  # others are refused below
+        passes = build_passes(release.compress, unasked_settings(known))
         check_order(passes)
     latency = PredictedLatency(tuple((section.device, section.target) for section in release.deliver))
     with _collected(problems):
@@ -84,7 +85,7 @@ def make_plan(release: Release) -> Plan:
             target = get_target(section.target, minimum)
             if passes:
                 refuse_schemes(target, scheme_names(release.compress))
-                refuse_signed_scales(target, passes)
+                refuse_settings(target, passes)
             refuse(open_size_refusals(OpenShapes.of(release.model.inputs, release.model.open_dims), target))
             if section.integer_boundary:
                 refuse_integer_boundary(target)
@@ -109,12 +110,6 @@ def make_plan(release: Release) -> Plan:
             got="".join("\n  - " + str(problem).replace("\n", "\n    ") for problem in problems),
         )
     return Plan(passes, tuple(deliveries), latency)
-
-
-def _all_take_signed_scales(release: Release) -> bool:
-    """Whether every target does that there is; an unknown one is refused with its delivery."""
-    known = {section.target for section in release.deliver} & set(target_names())
-    return all(get_target(name).capabilities.signed_scales for name in known)
 
 
 def _check_training(release: Release, passes: tuple[Pass, ...]) -> None:

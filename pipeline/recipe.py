@@ -112,11 +112,11 @@ def read_recipe(recipe: Recipe) -> tuple[Mapping[str, Any], ...]:
     return tuple(tables)
 
 
-def build_passes(recipe: Recipe, *, signed_scales: bool = False) -> tuple[Pass, ...]:
+def build_passes(recipe: Recipe, unasked: Mapping[str, Any] | None = None) -> tuple[Pass, ...]:
     """The passes of a recipe, the cleaning ones first; each name once, unless the recipe itself repeats it.
 
     Args:
-        signed_scales: what steps with this setting get where the recipe does not say.
+        unasked: settings that steps get, those that have them, where the recipe does not say.
 
     Raises:
         RecipeError: unknown passes, schemes or settings, or settings of a wrong type; all at once.
@@ -125,7 +125,7 @@ def build_passes(recipe: Recipe, *, signed_scales: bool = False) -> tuple[Pass, 
     problems: list[str] = []
     for place, entry in enumerate(read_recipe(recipe)):
         try:
-            for step in _expand(entry, {"signed_scales": signed_scales}):
+            for step in _expand(entry, unasked or {}):
                 if step not in steps:
                     steps.append(step)
         except RecipeError as error:

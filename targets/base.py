@@ -245,6 +245,7 @@ class Capabilities:
         half_tolerance_db: the same for a program with float16 weights: Core ML then computes in float16, too.
         integer_products: whether products of two activations run in integers where the graph has them so.
         signed_scales: whether the runtime computes weights of few bits with scales below 0.
+        dynamic_convolutions: whether it rounds what convolutions read as it comes, as the graph does, and is faster so.
         open_sizes: what becomes of a program's open dimensions: "range" (one graph for every size between their
             bounds), "listed" (one graph for each listed size), "none" (fixed shapes only).
     """
@@ -258,6 +259,7 @@ class Capabilities:
     levels: tuple[Level, ...] = ()
     integer_products: bool = True
     signed_scales: bool = False
+    dynamic_convolutions: bool = False
     open_sizes: Literal["range", "listed", "none"] = "none"
 
     def at(self, level: Level | None) -> Capabilities:

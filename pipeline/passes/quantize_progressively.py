@@ -39,7 +39,7 @@ class QuantizeProgressively:
         latency_ms: predicted, of one inference on `device` with `target`; these may be left out where the release has
             one such delivery. Only integer arithmetic is faster: it needs a scheme such as "w8a8".
         share: of the constants' bytes in float32, at most.
-        rounding, signed_scales: of weight-only schemes.
+        rounding, signed_scales: of weight-only schemes. convolutions: of "w8a8-dynamic".
     """
 
     name: ClassVar[str] = "quantize-progressively"
@@ -54,6 +54,7 @@ class QuantizeProgressively:
     share: float = inf
     rounding: str = "nearest"
     signed_scales: bool = False
+    convolutions: bool = False
 
     def __post_init__(self) -> None:
         if not self.latency_ms > 0 or not self.share > 0:
@@ -154,6 +155,7 @@ class QuantizeProgressively:
 
         settings = {"rounding": self.rounding} if self.rounding != "nearest" else {}
         recipe = [{"pass": "quantize", "scheme": self.scheme, "modules": modules, **settings}]
-        passes = build_passes(recipe, signed_scales=self.signed_scales)
+        unasked = {"signed_scales": self.signed_scales, "convolutions": self.convolutions}
+        passes = build_passes(recipe, unasked)
         context.forget()
         return run_passes(program, passes, context)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from edgewright.pipeline.passes.rounded_rows import is_rounded_as_it_comes
 from edgewright.pipeline.program import Program
 
 BLOCKS = "torchao.dequantize_affine.default"  # by name: torchao takes seconds to import
-ROWS = "quantized_decomposed.dequantize_per_token.default"
 PER_CHANNEL = "quantized_decomposed.dequantize_per_channel.default"
 RESTORED = 1 << 19  # numbers at once: a copy of them and of their scales is at work
 
@@ -76,9 +76,8 @@ class StoredIntegers:
 
     @property
     def meets_rounded_rows(self) -> bool:
-        """Whether all that reads it are linear layers whose other operand is rounded row by row at run time."""
-        others = (user.args[0] for user in self.node.users)
-        return all(isinstance(other, Node) and str(other.target) == ROWS for other in others)
+        """Whether all that reads it are layers whose other operand is rounded as it comes."""
+        return all(is_rounded_as_it_comes(user.args[0]) for user in self.node.users)
 
 
 def stored_weight(program: Program, node: object) -> StoredIntegers | None:

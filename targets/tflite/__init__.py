@@ -25,6 +25,7 @@ LEVELS = tuple(
 CAPABILITIES = Capabilities(
     schemes=LEVELS[-1].schemes,
     integer_boundary=True,
+    dynamic_convolutions=True,
     minimum=LEVELS[0].minimum,
     tolerance_db=80.0,
     runtimes=(

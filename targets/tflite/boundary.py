@@ -140,7 +140,7 @@ def _float_tensor(schema: Any, graph: Any, like: Any, name: str) -> int:
 def append_operator(schema: Any, model: Any, kind: int, source: int, result: int) -> Any:
     """A QUANTIZE or DEQUANTIZE from one tensor to another; its place among the operators is the caller's to choose."""
     operator = schema.OperatorT()
-    operator.opcodeIndex = _opcode(schema, model, kind)
+    operator.opcodeIndex = find_opcode(schema, model, kind)
     operator.inputs, operator.outputs = [source], [result]
     if kind == schema.BuiltinOperator.QUANTIZE:
         operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
@@ -151,7 +151,8 @@ def append_operator(schema: Any, model: Any, kind: int, source: int, result: int
     return operator
 
 
-def _opcode(schema: Any, model: Any, kind: int) -> int:
+def find_opcode(schema: Any, model: Any, kind: int) -> int:
+    """The place of an operator's code among a model's, appended where it has none."""
     for place, code in enumerate(model.operatorCodes):
         if code.builtinCode == kind:
             return place

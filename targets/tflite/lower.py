@@ -80,11 +80,12 @@ def _with_float_weights(program: Program) -> Program:
     So it would the rounding of rows, which LiteRT's kernels for float rows and integer weights do themselves.
     """
     work = program.clone()
+    stored = _stored_by_us(work)
     for rounded in rounded_rows(work):
         rounded.node.replace_all_uses_with(rounded.source)
     work.erase_dead()
     KeepWeights().run(work, Context())
-    for weight in _stored_by_us(work):
+    for weight in stored:
         replace_node(weight.node, add_constant(work, f"{weight.name}_restored", weight.restored, weight.node))
     work.erase_dead()
     return work

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ TURNS = {
 }
 
 ROUNDS_ROWS, FEW_BITS, IN_GROUPS = 12, 13, 14  # versions of FULLY_CONNECTED
+ROUNDS_IMAGES = 5  # of CONV_2D
 FEW_BITS_RESTORED = 6  # of DEQUANTIZE
 
 
@@ -48,9 +50,10 @@ def wide_blocks(program: Program) -> list[Refusal]:
 def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
     """Edit every subgraph: the constants that hold restored weights become integers again.
 
-    Linear layers read them directly where the program rounds what they read row by row, as LiteRT's kernels do, and
-    where they have 4 bits: beside their own rounding that of the rows is little. Everything else gets a DEQUANTIZE,
-    computed once when the file is opened. The converter keeps no names; a constant is known by its values.
+    Linear layers and convolutions read them directly where the program rounds what they read, as LiteRT's kernels do,
+    linear layers also where they have 4 bits: beside their own rounding that of the rows is little. Everything else
+    gets a DEQUANTIZE, computed once when the file is opened. The converter keeps no names; a constant is known by its
+    values.
 
     Raises:
         LoweringError: a weight is not in the file.
@@ -109,12 +112,9 @@ def _pack(
             packed[tensor.buffer] = len(model.buffers), found
             model.buffers.append(_buffer(schema, packed_integers(found.integers, found.stored.bits)))
         place, found = packed[tensor.buffer]
-        few = found.stored.bits <= 4
-        direct = (few or found.stored.meets_rounded_rows) and _reads_directly(schema, model, graph, index)
+        few, rounded = found.stored.bits <= 4, found.stored.meets_rounded_rows
+        direct = (few or rounded) and _reads_directly(schema, model, graph, index, convolutions=rounded)
         stored = tensor
-        if direct and found.stored.meets_rounded_rows:
-            for operator in _readers(graph, index):
-                operator.builtinOptions.asymmetricQuantizeInputs = True  # as XNNPACK's kernels do unasked
         if not direct:
             stored = schema.TensorT()
             stored.shape, stored.hasRank, stored.name = tensor.shape, True, tensor.name + b".stored"
@@ -126,6 +126,8 @@ def _pack(
         stored.type = schema.TensorType.INT4 if few else schema.TensorType.INT8
         stored.buffer = place
         stored.quantization = _parameters(schema, model, graph, tensor, found)
+        if direct and rounded:
+            _round_rows(schema, model, graph, index)
     graph.operators = [*added, *graph.operators]
 
 
@@ -143,8 +145,9 @@ def _state_versions(schema: Any, model: Any) -> None:
         for operator in graph.operators:
             kind = model.operatorCodes[operator.opcodeIndex].builtinCode
             read = [graph.tensors[index].type for index in operator.inputs[:2]]
-            if kind == operators.FULLY_CONNECTED and read == [schema.TensorType.FLOAT32, schema.TensorType.INT8]:
-                needed[operator.opcodeIndex] = max(needed.get(operator.opcodeIndex, 0), ROUNDS_ROWS)
+            rounds = {operators.FULLY_CONNECTED: ROUNDS_ROWS, operators.CONV_2D: ROUNDS_IMAGES}
+            if kind in rounds and read == [schema.TensorType.FLOAT32, schema.TensorType.INT8]:
+                needed[operator.opcodeIndex] = max(needed.get(operator.opcodeIndex, 0), rounds[kind])
             for index in operator.inputs:
                 if index < 0 or graph.tensors[index].type != schema.TensorType.INT4:
                     continue
@@ -167,13 +170,51 @@ def _share_buffers(model: Any) -> None:
                 tensor.buffer = first.setdefault(hashlib.sha256(bytes(data)).digest(), tensor.buffer)
 
 
-def _reads_directly(schema: Any, model: Any, graph: Any, index: int) -> bool:
-    """Whether linear layers alone read a tensor, as their weight."""
-    linear = schema.BuiltinOperator.FULLY_CONNECTED
+def _reads_directly(schema: Any, model: Any, graph: Any, index: int, *, convolutions: bool) -> bool:
+    """Whether linear layers (and convolutions) alone read a tensor, as their weight."""
+    kinds = [schema.BuiltinOperator.FULLY_CONNECTED, *[schema.BuiltinOperator.CONV_2D] * convolutions]
     return all(
-        model.operatorCodes[operator.opcodeIndex].builtinCode == linear and operator.inputs[1] == index
+        model.operatorCodes[operator.opcodeIndex].builtinCode in kinds and operator.inputs[1] == index
         for operator in _readers(graph, index)
     )
+
+
+def _round_rows(schema: Any, model: Any, graph: Any, index: int) -> None:
+    """Let LiteRT round what the readers of a weight read as the program does.
+
+    CONV_2D rounds image by image. Where it multiplies single pixels XNNPACK takes it as FULLY_CONNECTED, which rounds
+    pixel by pixel: it is written as that, so that LiteRT's own kernels do the same.
+    """
+    from edgewright.targets.tflite.boundary import find_opcode
+
+    readers, weight = _readers(graph, index), graph.tensors[index]
+    of_pixels = [operator for operator in readers if _takes_pixels(schema, graph, operator)]
+    place = index
+    if of_pixels and len(of_pixels) < len(readers):  # one weight with two strides
+        weight, place = copy.copy(weight), len(graph.tensors)
+        graph.tensors.append(weight)
+    for operator in of_pixels:
+        options = schema.FullyConnectedOptionsT()
+        options.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
+        options.keepNumDims = True
+        operator.builtinOptions, operator.builtinOptionsType = options, schema.BuiltinOptions.FullyConnectedOptions
+        operator.opcodeIndex = find_opcode(schema, model, schema.BuiltinOperator.FULLY_CONNECTED)
+        operator.inputs = [place if read == index else read for read in operator.inputs]
+        weight.shape = [weight.shape[0], weight.shape[-1]]
+    for operator in readers:
+        if operator.builtinOptionsType == schema.BuiltinOptions.FullyConnectedOptions:
+            operator.builtinOptions.asymmetricQuantizeInputs = True  # as XNNPACK's kernels do unasked
+
+
+def _takes_pixels(schema: Any, graph: Any, operator: Any) -> bool:
+    """Whether an operator is a CONV_2D with a kernel and strides of 1, over all channels at once."""
+    if operator.builtinOptionsType != schema.BuiltinOptions.Conv2DOptions:
+        return False
+    options, (data, weight) = (
+        operator.builtinOptions,
+        [list(graph.tensors[index].shape) for index in operator.inputs[:2]],
+    )
+    return weight[1:] == [1, 1, data[-1]] and options.strideH == options.strideW == 1
 
 
 def _readers(graph: Any, index: int) -> list[Any]:

@@ -102,6 +102,18 @@ def test_rows_rounded_at_run_time_are_part_of_the_layer_that_reads_them(target: 
     assert [(layer.module, layer.op) for layer in wrong.layers if layer.faulty] == [("layers.2", "linear")]
 
 
+def test_images_rounded_at_run_time_are_part_of_the_convolution_that_reads_them(tmp_path: Path) -> None:
+    recipe = [{"pass": "quantize", "scheme": "w8a8-dynamic", "convolutions": True}]
+    program = compress(captured("cnn"), recipe).program
+    for name in ("right", "wrong"):
+        (tmp_path / name).mkdir()
+    right = drift_of(program, get_target("tflite"), "cnn", tmp_path / "right")
+    assert len(right.curve) == len(drift_of(folded("cnn"), get_target("tflite"), "cnn", tmp_path).curve)
+    assert not [layer for layer in right.layers if layer.faulty]
+    wrong = drift_of(program, Faulty("tflite", "residual_0_0_weight_scale"), "cnn", tmp_path / "wrong")
+    assert [(layer.module, layer.op) for layer in wrong.layers if layer.faulty] == [("residual.0.0", "conv2d")]
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn", "two_inputs"])
 def test_where_nothing_is_wrong_no_layer_is_faulty(name: str, tmp_path: Path) -> None:
     found = drift_of(quantized(name), get_target("onnx"), name, tmp_path)

@@ -25,8 +25,8 @@ def release(targets: tuple[str, ...], *steps: dict[str, Any]) -> Release:
     return Release.model_validate(content)
 
 
-def settings_of(planned: Release) -> dict[str, bool]:
-    return {step.name: step.signed_scales for step in make_plan(planned).passes if hasattr(step, "signed_scales")}
+def settings_of(planned: Release, setting: str = "signed_scales") -> dict[str, bool]:
+    return {step.name: getattr(step, setting) for step in make_plan(planned).passes if hasattr(step, setting)}
 
 
 def test_scales_are_signed_where_every_target_of_the_release_takes_them() -> None:
@@ -46,3 +46,21 @@ def test_signed_scales_are_refused_for_a_target_without_kernels_for_them() -> No
     wanted = r"deliver.1: tflite has no kernels for weights with scales below 0\s+got: signed_scales = true"
     with pytest.raises(EdgewrightError, match=wanted):
         make_plan(release(("onnx", "tflite"), {**STEP, "signed_scales": True}))
+
+
+DYNAMIC = {"pass": "quantize", "scheme": "w8a8-dynamic"}
+
+
+def test_what_convolutions_read_is_rounded_where_every_target_of_the_release_does_it() -> None:
+    progressive = {"pass": "quantize-progressively", "scheme": "w8a8-dynamic", "least_db": 20}
+    names = ("quantize-dynamic", "quantize-progressively")
+    assert settings_of(release(("tflite",), DYNAMIC, progressive), "convolutions") == dict.fromkeys(names, True)
+    assert settings_of(release(("tflite", "onnx"), DYNAMIC), "convolutions") == {"quantize-dynamic": False}
+    asked = {**DYNAMIC, "convolutions": False}
+    assert settings_of(release(("tflite",), asked), "convolutions") == {"quantize-dynamic": False}
+
+
+def test_rounded_convolutions_are_refused_for_a_target_without_kernels_for_them() -> None:
+    wanted = r"deliver.1: openvino has no kernels for convolutions of activations .*\s+got: convolutions = true"
+    with pytest.raises(EdgewrightError, match=wanted):
+        make_plan(release(("tflite", "openvino"), {**DYNAMIC, "convolutions": True}))

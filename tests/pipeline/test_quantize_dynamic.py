@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import edgewright as ew
 from edgewright.errors import CalibrationError, RecipeError
+from edgewright.pipeline.breakdown import scheme_of
 from edgewright.pipeline.encoding import nearest_scheme
 from edgewright.pipeline.low_precision import low_precision_share
 from edgewright.pipeline.metrics import sqnr_db
@@ -125,6 +127,81 @@ def test_convolutions_and_tables_get_8_bit_weights_and_stay_in_float() -> None:
     assert 0 < low_precision_share(result.program) < 0.01, "the head alone"
     table = [stored for stored in stored_weights(compressed(captured("encoder"))) if "embed" in stored.name]
     assert [stored.is_weight_only for stored in table] == [True]
+
+
+CONVOLUTIONS = [
+    pytest.param(nn.Conv2d(16, 24, 3, stride=2, padding=1), (2, 16, 9, 9), (1, 2, 3), id="image by image"),
+    pytest.param(nn.Conv2d(16, 24, 1, stride=2), (2, 16, 9, 9), (1, 2, 3), id="strides leave pixels out"),
+    pytest.param(nn.Conv2d(16, 32, 3, padding=2, dilation=2, groups=4), (2, 16, 9, 9), (1, 2, 3), id="in groups"),
+    pytest.param(nn.Conv1d(16, 24, 3, padding=1), (2, 16, 9), (1, 2), id="over one axis"),
+    pytest.param(nn.Conv2d(16, 24, 1, padding=1), (2, 16, 9, 9), (1,), id="pixel by pixel"),
+    pytest.param(nn.Conv1d(16, 24, 1), (2, 16, 9), (1,), id="over one axis, pixel by pixel"),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape", "shared"), CONVOLUTIONS)
+def test_a_convolution_is_the_product_of_integers_times_both_scales(
+    layer: nn.Conv1d | nn.Conv2d, shape: tuple[int, ...], shared: tuple[int, ...]
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    x[1] *= 100
+    program = compressed(ew.capture(layer, (x,)), convolutions=True)
+    values = x.numpy().astype(np.float64)
+    least, most = (limit(values, axis=shared, keepdims=True) for limit in (np.min, np.max))
+    scales = (np.maximum(most, 0) - np.minimum(least, 0)) / 255
+    zeros = np.rint(-128 - np.minimum(least, 0) / scales)
+    integers = np.clip(np.rint(values / scales) + zeros, -128, 127) - zeros
+    (stored,) = stored_weights(program)
+    assert program.graph.output_node().args[0][0].args[1] is stored.node  # type: ignore[index]
+    exact = copy.deepcopy(layer).double()
+    exact.weight.data = (stored.integers * stored.scales).double()
+    expected = exact(torch.from_numpy(integers * scales)).detach().numpy()
+    for image, wanted in zip(output(program, x), expected, strict=True):  # the second is a hundred times the first
+        np.testing.assert_allclose(image, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+    assert low_precision_share(program) == 1
+
+
+def test_what_no_kernel_rounds_for_keeps_float_arithmetic_and_says_why() -> None:
+    result = ew.compress(captured("cnn"), [{"pass": "quantize", "scheme": SCHEME, "convolutions": True}])
+    skips = {skip.node: skip.reason for ran in result.reports for skip in ran.report.skips}
+    assert set(skips) == {"stem_0_weight", "depthwise_0_weight"}
+    assert all("single channels" in reason for reason in skips.values())
+    assert low_precision_share(result.program) > 0.9
+    (batch,) = SMALL["cnn"].batches(1, seed=5)
+    exact, found = (made.run(batch)["logits"].numpy() for made in (captured("cnn"), result.program))
+    assert sqnr_db(exact, found) > 30
+    layers = [node for node in result.program.graph.nodes if node.target is aten.conv2d.default]
+    schemes = [scheme_of(result.program, layer) for layer in layers]
+    assert schemes == ["w8", "w8", *["w8a8-dynamic"] * 5]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "reason"),
+    [
+        (nn.ConvTranspose2d(16, 16, 2), (1, 16, 5, 5), "transposed"),
+        (nn.Conv3d(4, 8, 3), (1, 4, 5, 5, 5), "over three axes"),
+        (nn.Conv2d(16, 16, 3), (16, 5, 5), "it reads no batch"),
+    ],
+)
+def test_other_convolutions_stay_in_float(layer: nn.Module, shape: tuple[int, ...], reason: str) -> None:
+    recipe = [{"pass": "quantize", "scheme": SCHEME, "convolutions": True}]
+    result = ew.compress(ew.capture(layer, (torch.randn(shape),)), recipe)
+    assert not [*rounded_rows(result.program)]
+    assert reason in "".join(skip.reason for ran in result.reports for skip in ran.report.skips)
+
+
+def test_convolutions_of_one_value_share_a_rounding_where_they_share_scales() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pixels = nn.ModuleList([nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)])
+            self.images = nn.ModuleList([nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 16, 5, padding=2)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return sum(layer(x) for layer in (*self.pixels, *self.images))  # type: ignore[return-value]
+
+    program = compressed(ew.capture(Branches(), (torch.randn(2, 16, 6, 6),)), convolutions=True)
+    assert [len(rounded.node.users) for rounded in rounded_rows(program)] == [2, 2]
 
 
 def test_learned_rounding_takes_the_settings_of_quantize_weights() -> None:

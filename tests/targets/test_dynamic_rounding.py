@@ -159,6 +159,80 @@ def test_a_tflite_file_states_the_first_release_that_computes_it_right(tmp_path:
     assert get_target("tflite").inspect(artifact).minimum == {"tflite": "2.17"}
 
 
+CONVOLUTIONS = [{"pass": "quantize", "scheme": SCHEME, "convolutions": True}]
+
+
+class Picture(nn.Module):
+    """Strides, paddings, groups, single pixels, single channels, one weight with two strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 5, stride=2, padding=2)
+        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.grouped = nn.Conv2d(32, 32, 3, padding=1, groups=4, bias=False)
+        self.pixels = nn.Conv2d(32, 48, 1)
+        self.even = nn.Conv2d(48, 32, 3, padding=1)
+        self.head = nn.Linear(48, 10)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        x = F.relu(self.stem(image))
+        x = x + F.hardswish(self.depthwise(x))
+        pooled = F.conv2d(x, self.pixels.weight, self.pixels.bias, stride=2).mean((2, 3))
+        x = F.relu6(self.pixels(self.grouped(x)))
+        return {"scores": self.head(x.mean((2, 3)) + pooled), "map": self.even(x)}
+
+
+@cache
+def pictures(count: int) -> tuple[Program, Tensor]:
+    torch.manual_seed(0)
+    images = torch.randn(count, 3, 18, 18) * torch.tensor([1.0, 30.0])[:count].view(-1, 1, 1, 1)
+    return ew.compress(ew.capture(Picture().eval(), {"image": images}), CONVOLUTIONS).program, images
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("delegated", [True, False], ids=["XNNPACK", "plain kernels"])
+def test_tflite_rounds_what_convolutions_read_as_the_graph_does(count: int, delegated: bool, tmp_path: Path) -> None:
+    """Each image by itself, padding and all; single pixels as the linear layer that they are."""
+    interpreters = pytest.importorskip("ai_edge_litert.interpreter")
+    program, images = pictures(count)
+    artifact = ew.lower(program, "tflite", tmp_path)
+    resolver = "BUILTIN_WITHOUT_DEFAULT_DELEGATES" if not delegated else "AUTO"
+    chosen = getattr(interpreters.OpResolverType, resolver)
+    interpreter = interpreters.Interpreter(str(artifact.main), experimental_op_resolver_type=chosen, num_threads=1)
+    found = interpreter.get_signature_runner()(image=images.numpy())
+    for key, expected in program.run({"image": images}).items():
+        for image, wanted in zip(found[key], expected.numpy(), strict=True):
+            assert sqnr_db(wanted, image) > 50, "the same integers but for a few"
+
+
+def test_tflite_computes_rounded_convolutions_in_integers(tmp_path: Path) -> None:
+    program, _ = pictures(2)
+    inspection = get_target("tflite").inspect(ew.lower(program, "tflite", tmp_path))
+    computed = sorted((step.op, step.compute) for step in inspection.operations if step.macs)
+    integer = [("CONV_2D", "int8")] * 4 + [("FULLY_CONNECTED", "int8")] * 2
+    assert computed == [*integer[:4], ("DEPTHWISE_CONV_2D", "float32"), *integer[4:]]
+    assert inspection.low_precision_share == pytest.approx(low_precision_share(program))
+    stated = program.weight_bytes()["int8"]
+    assert stated <= inspection.bytes_by_dtype["int8"] < 1.02 * stated, "one weight with two strides is stored once"
+
+
+def test_tflite_rounds_again_what_a_static_layer_gives(tmp_path: Path) -> None:
+    recipe = [{**CONVOLUTIONS[0], "modules": "residual.*"}, {"pass": "quantize", "scheme": "w8a8"}]
+    program = ew.compress(captured("cnn"), recipe, batches=SMALL["cnn"].batches(8)).program
+    artifact = ew.lower(program, "tflite", tmp_path)
+    assert get_target("tflite").inspect(artifact).low_precision_share == low_precision_share(program) == 1
+    with ew.open(artifact) as session:
+        for batch in SMALL["cnn"].batches(4, seed=5):
+            found = session.run({"image": batch["image"].numpy()})["logits"]
+            assert sqnr_db(program.run(batch)["logits"].numpy(), found) > 40
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_who_has_no_kernels_for_rounded_convolutions_says_so(name: str, tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"no kernels for convolutions of activations .*convolutions = false"):
+        ew.lower(pictures(1)[0], name, tmp_path)
+
+
 @pytest.mark.slow
 def test_a_release_states_the_integers_and_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Through the workers, which read the program from a file; the share of integers is a check of its own."""
