@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.peer_makers import DYNAMIC, STATIC
+from bench.peer_makers import DYNAMIC, OURS, STATIC, program_of
 from bench.peers import Entry, Table, measured, misses, page, row
 
 
@@ -44,6 +44,13 @@ def test_each_row_is_compared_with_the_file_that_it_is_judged_by(monkeypatch: py
     cells = {maker: row(found, one).split("|")[4].strip() for maker, one in found.entries.items()}
     assert cells == {"float32": "0.12", STATIC: "", DYNAMIC: "", "static_wi8_ai8": "0.50", "dynamic_wi8_afp32": "0.75"}
     assert "Geometric mean of ours over the peers': 0.61" in page([found], 0)
+
+
+def test_runtimes_share_a_program_where_a_release_for_each_alone_gets_the_same() -> None:
+    programs = {runtime: [program_of(runtime, maker) for maker in makers] for runtime, makers in OURS.items()}
+    assert programs["onnx"] == programs["openvino"] == [STATIC, DYNAMIC]
+    assert programs["coreml"] == [STATIC]
+    assert programs["tflite"] == [STATIC, f"{DYNAMIC} with convolutions"]
 
 
 def test_kept_figures_are_read_again(tmp_path: Path) -> None:

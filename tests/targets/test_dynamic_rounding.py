@@ -216,6 +216,22 @@ def test_tflite_computes_rounded_convolutions_in_integers(tmp_path: Path) -> Non
     assert stated <= inspection.bytes_by_dtype["int8"] < 1.02 * stated, "one weight with two strides is stored once"
 
 
+def test_open_sizes_keep_their_images_apart(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 1)).eval()
+    sizes = {0: Dim("batch", 1, 3, (1, 3)), 2: Dim("height", 8, 16, (8, 16))}
+    program = ew.compress(ew.capture(model, (torch.randn(2, 3, 12, 8),), (sizes,)), CONVOLUTIONS).program
+    with ew.open(ew.lower(program, "tflite", tmp_path)) as session:
+        for batch, height in ((1, 16), (3, 8)):
+            x = torch.randn(batch, 3, height, 8, generator=torch.Generator().manual_seed(batch))
+            x *= torch.tensor([1.0, 100.0, 0.01])[:batch].view(-1, 1, 1, 1)
+            expected, found = (
+                program.run({"input": x})["output_0"].numpy(),
+                session.run({"input": x.numpy()})["output_0"],
+            )
+            assert all(sqnr_db(wanted, image) > 50 for wanted, image in zip(expected, found, strict=True))
+
+
 def test_tflite_rounds_again_what_a_static_layer_gives(tmp_path: Path) -> None:
     recipe = [{**CONVOLUTIONS[0], "modules": "residual.*"}, {"pass": "quantize", "scheme": "w8a8"}]
     program = ew.compress(captured("cnn"), recipe, batches=SMALL["cnn"].batches(8)).program
