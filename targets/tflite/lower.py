@@ -19,6 +19,8 @@ from edgewright.pipeline.program import Program
 from edgewright.pipeline.quiet import quiet
 from edgewright.pipeline.shapes import SHAPES, OpenShapes
 from edgewright.targets.tflite.boundary import restore_boundary
+from edgewright.targets.tflite.editing import Editing
+from edgewright.targets.tflite.guards import release_guards
 from edgewright.targets.tflite.halve import halve_constants
 from edgewright.targets.tflite.narrow import narrow_weights
 from edgewright.targets.tflite.pack import pack_weights
@@ -56,13 +58,17 @@ def write_tflite(
         finally:
             progress.config.show_progress = shown
     notes = {SHAPES: replace(shapes, listed=True).text()} if shapes.dims else {}
-    content = restore_boundary(content, program.inputs, program.outputs, integer=integer_boundary, notes=notes)
-    content = respell(content)
+    file = Editing.of(content)
+    restore_boundary(file, program.inputs, program.outputs, integer=integer_boundary, notes=notes)
+    respell(file)
+    release_guards(file)
     if stored:
-        content = pack_weights(content, stored.values())
+        pack_weights(file, stored.values())
     if any(map(narrow_layers, programs.values())):
-        content = narrow_weights(content)
-    path.write_bytes(halve_constants(content) if "float16" in program.weight_bytes() else content)
+        narrow_weights(file)
+    if "float16" in program.weight_bytes():
+        halve_constants(file)
+    path.write_bytes(file.packed())
 
 
 def _export(converted: object, path: Path) -> bytes:
@@ -88,4 +94,5 @@ def _with_float_weights(program: Program) -> Program:
     for weight in stored:
         replace_node(weight.node, add_constant(work, f"{weight.name}_restored", weight.restored, weight.node))
     work.erase_dead()
+    work.propagate()
     return work

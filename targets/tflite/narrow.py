@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
 
 import numpy as np
 
+from edgewright.targets.tflite.editing import Editing, GraphEditing
 from edgewright.targets.tflite.pack import packed_integers
 
 # The version of each layer to state: what older releases refuse, instead of failing later or computing nonsense. Of
@@ -14,67 +15,46 @@ from edgewright.targets.tflite.pack import packed_integers
 VERSIONS = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 7, "FULLY_CONNECTED": 14}
 
 
-def narrow_weights(content: bytes) -> bytes:
+def narrow_weights(file: Editing) -> None:
     """Pack every weight of an integer layer whose integers fit 4 bits; no number changes.
 
     LiteRT unpacks them to 8 bits and computes in its 8-bit kernels.
     """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    from edgewright.targets.tflite.halve import unused_buffers
-
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    schema = file.schema
     versions = {getattr(schema.BuiltinOperator, name): version for name, version in VERSIONS.items()}
     codes: dict[tuple[int, int], int] = {}  # operator code, version -> place of the code that states it
     buffers: dict[int, int] = {}
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            kind = model.operatorCodes[operator.opcodeIndex].builtinCode
-            if kind not in versions or graph.tensors[operator.inputs[0]].type != schema.TensorType.INT8:
+    for graph in file.graphs():
+        for operator in graph.graph.operators:
+            kind = file.kind(operator)
+            if kind not in versions or graph.tensor(operator.inputs[0]).type != schema.TensorType.INT8:
                 continue
-            weight = graph.tensors[operator.inputs[1]]
-            if not _narrow(schema, model, weight, buffers):
+            if not _narrow(graph, operator.inputs[1], buffers):
                 continue
             key = operator.opcodeIndex, versions[kind]
             if key not in codes:
-                codes[key] = _newer_code(schema, model, *key)
+                codes[key] = _newer_code(file, *key)
             operator.opcodeIndex = codes[key]
-    for buffer in unused_buffers(model):
-        buffer.data = None
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
 
 
-def _narrow(schema: Any, model: Any, weight: Any, buffers: dict[int, int]) -> bool:
+def _narrow(graph: GraphEditing, index: int, buffers: dict[int, int]) -> bool:
     """Make a constant int8 tensor an int4 one, if it can be; True where it is one now."""
-    if weight.type == schema.TensorType.INT4:  # an earlier reader's
+    weight, types = graph.tensor(index), graph.schema.TensorType
+    if weight.type == types.INT4:  # an earlier reader's
         return True
-    data = model.buffers[weight.buffer].data
-    if weight.type != schema.TensorType.INT8 or data is None or not len(data):
-        return False
-    integers = np.frombuffer(bytes(data), np.int8)
-    if integers.min() < -8 or integers.max() > 7:
+    integers = np.frombuffer(graph.data(index), np.int8)
+    if weight.type != types.INT8 or not len(integers) or integers.min() < -8 or integers.max() > 7:
         return False
     if weight.buffer not in buffers:
-        packed = schema.BufferT()
-        packed.data = np.frombuffer(packed_integers(integers, 4), np.uint8)
-        buffers[weight.buffer] = len(model.buffers)
-        model.buffers.append(packed)
-    weight.type, weight.buffer = schema.TensorType.INT4, buffers[weight.buffer]
+        buffers[weight.buffer] = graph.file.add_buffer(packed_integers(integers, 4))
+    weight.type, weight.buffer = types.INT4, buffers[weight.buffer]
     return True
 
 
-def _newer_code(schema: Any, model: Any, place: int, version: int) -> int:
+def _newer_code(file: Editing, place: int, version: int) -> int:
     """The place of an operator code like that at `place`, of `version` at least."""
-    old = model.operatorCodes[place]
-    new = schema.OperatorCodeT()
-    new.builtinCode, new.deprecatedBuiltinCode, new.customCode = (
-        old.builtinCode,
-        old.deprecatedBuiltinCode,
-        old.customCode,
-    )
-    new.version = max(old.version, version)
-    model.operatorCodes.append(new)
-    return len(model.operatorCodes) - 1
+    codes = file.model.operatorCodes
+    new = copy.copy(codes[place])
+    new.version = max(new.version, version)
+    codes.append(new)
+    return len(codes) - 1

@@ -14,6 +14,7 @@ from edgewright.errors import LoweringError
 from edgewright.pipeline.passes.stored_integers import StoredIntegers, stored_weights
 from edgewright.pipeline.program import Program
 from edgewright.targets.base import Refusal
+from edgewright.targets.tflite.editing import Editing, GraphEditing
 
 # How the converter may have turned a weight, by its number of axes: output channels first, inputs last.
 TURNS = {
@@ -47,8 +48,8 @@ def wide_blocks(program: Program) -> list[Refusal]:
     ]
 
 
-def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
-    """Edit every subgraph: the constants that hold restored weights become integers again.
+def pack_weights(file: Editing, weights: Iterable[StoredIntegers]) -> None:
+    """Edit every graph: the constants that hold restored weights become integers again.
 
     Linear layers and convolutions read them directly where the program rounds what they read, as LiteRT's kernels do,
     linear layers also where they have 4 bits: beside their own rounding that of the rows is little. Everything else
@@ -58,17 +59,11 @@ def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
     Raises:
         LoweringError: a weight is not in the file.
     """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    from edgewright.targets.tflite.halve import unused_buffers
-
     weights = list(weights)
     known = {key: found for stored in weights for key, found in _turned(stored)}
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
     packed: dict[int, tuple[int, _Found]] = {}
-    for graph in model.subgraphs:
-        _pack(schema, model, graph, known, packed)
+    for graph in file.graphs():
+        _pack(graph, known, packed)
     missing = {stored.name for stored in weights} - {found.stored.name for _, found in packed.values()}
     if missing:
         raise LoweringError(
@@ -76,13 +71,8 @@ def pack_weights(content: bytes, weights: Iterable[StoredIntegers]) -> bytes:
             got=", ".join(sorted(missing)),
             do="leave their modules out of the step, or deliver to another target",
         )
-    _share_buffers(model)
-    _state_versions(schema, model)
-    for buffer in unused_buffers(model):
-        buffer.data = None
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    _share_buffers(file)
+    _state_versions(file)
 
 
 def _turned(stored: StoredIntegers) -> Iterable[tuple[bytes, _Found]]:
@@ -95,43 +85,33 @@ def _key(values: np.ndarray[Any, Any]) -> bytes:
     return hashlib.sha256((values + np.float32(0)).tobytes()).digest()  # no negative zeros
 
 
-def _pack(
-    schema: Any, model: Any, graph: Any, known: dict[bytes, _Found], packed: dict[int, tuple[int, _Found]]
-) -> None:
-    from edgewright.targets.tflite.boundary import append_operator
-
-    added: list[Any] = []
-    for index, tensor in enumerate(list(graph.tensors)):
-        data = model.buffers[tensor.buffer].data
-        if tensor.type != schema.TensorType.FLOAT32 or data is None or not len(data):
+def _pack(graph: GraphEditing, known: dict[bytes, _Found], packed: dict[int, tuple[int, _Found]]) -> None:
+    types, added = graph.schema.TensorType, []
+    for index, tensor in enumerate(list(graph.graph.tensors)):
+        data = graph.data(index) if tensor.type == types.FLOAT32 else b""
+        if not data:
             continue
         if tensor.buffer not in packed:
-            found = known.get(_key(np.frombuffer(bytes(data), np.float32)))
+            found = known.get(_key(np.frombuffer(data, np.float32)))
             if found is None:
                 continue
-            packed[tensor.buffer] = len(model.buffers), found
-            model.buffers.append(_buffer(schema, packed_integers(found.integers, found.stored.bits)))
+            packed[tensor.buffer] = graph.file.add_buffer(packed_integers(found.integers, found.stored.bits)), found
         place, found = packed[tensor.buffer]
         few, rounded = found.stored.bits <= 4, found.stored.meets_rounded_rows
-        direct = (few or rounded) and _reads_directly(schema, model, graph, index, convolutions=rounded)
-        stored = tensor
+        direct = (few or rounded) and _reads_directly(graph, index, convolutions=rounded)
+        stored = index
         if not direct:
-            stored = schema.TensorT()
-            stored.shape, stored.hasRank, stored.name = tensor.shape, True, tensor.name + b".stored"
+            stored = graph.add_tensor(tensor.name + b".stored", tensor.shape, tensor.type)
             tensor.buffer = 0
-            graph.tensors.append(stored)
-            added.append(
-                append_operator(schema, model, schema.BuiltinOperator.DEQUANTIZE, len(graph.tensors) - 1, index)
-            )
-        stored.type = schema.TensorType.INT4 if few else schema.TensorType.INT8
-        stored.buffer = place
-        stored.quantization = _parameters(schema, model, graph, tensor, found)
+            added.append(graph.dequantize(stored, index))
+        graph.tensor(stored).type, graph.tensor(stored).buffer = types.INT4 if few else types.INT8, place
+        graph.tensor(stored).quantization = _parameters(graph, tensor, found)
         if direct and rounded:
-            _round_rows(schema, model, graph, index)
-    graph.operators = [*added, *graph.operators]
+            _round_rows(graph, index)
+    graph.graph.operators = [*added, *graph.graph.operators]
 
 
-def _state_versions(schema: Any, model: Any) -> None:
+def _state_versions(file: Editing) -> None:
     """The operator versions that came with such weights: releases without them refuse the file.
 
     Unstated, they open it and compute nonsense: measured with a language model, 4 bits with a scale a channel give 6 dB
@@ -140,101 +120,91 @@ def _state_versions(schema: Any, model: Any) -> None:
     2.14, right in ai-edge-litert 1.0.1.
     """
     needed: dict[int, int] = {}
-    operators = schema.BuiltinOperator
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            kind = model.operatorCodes[operator.opcodeIndex].builtinCode
-            read = [graph.tensors[index].type for index in operator.inputs[:2]]
-            rounds = {operators.FULLY_CONNECTED: ROUNDS_ROWS, operators.CONV_2D: ROUNDS_IMAGES}
-            if kind in rounds and read == [schema.TensorType.FLOAT32, schema.TensorType.INT8]:
+    kinds, types = file.schema.BuiltinOperator, file.schema.TensorType
+    rounds = {kinds.FULLY_CONNECTED: ROUNDS_ROWS, kinds.CONV_2D: ROUNDS_IMAGES}
+    for graph in file.graphs():
+        for operator in graph.graph.operators:
+            kind = file.kind(operator)
+            read = [graph.tensor(index).type for index in operator.inputs[:2]]
+            if kind in rounds and read == [types.FLOAT32, types.INT8]:
                 needed[operator.opcodeIndex] = max(needed.get(operator.opcodeIndex, 0), rounds[kind])
             for index in operator.inputs:
-                if index < 0 or graph.tensors[index].type != schema.TensorType.INT4:
+                if index < 0 or graph.tensor(index).type != types.INT4:
                     continue
-                details = graph.tensors[index].quantization.detailsType
-                in_groups = details == schema.QuantizationDetails.BlockwiseQuantization
-                version = {operators.FULLY_CONNECTED: IN_GROUPS if in_groups else FEW_BITS}.get(kind, FEW_BITS_RESTORED)
+                details = graph.tensor(index).quantization.detailsType
+                in_groups = details == file.schema.QuantizationDetails.BlockwiseQuantization
+                version = {kinds.FULLY_CONNECTED: IN_GROUPS if in_groups else FEW_BITS}.get(kind, FEW_BITS_RESTORED)
                 needed[operator.opcodeIndex] = max(needed.get(operator.opcodeIndex, 0), version)
     for place, version in needed.items():
-        code = model.operatorCodes[place]
+        code = file.model.operatorCodes[place]
         code.version = max(code.version, version)
 
 
-def _share_buffers(model: Any) -> None:
+def _share_buffers(file: Editing) -> None:
     """One copy of what several tensors hold: a table that is looked up and multiplied with."""
     first: dict[bytes, int] = {}
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            data = model.buffers[tensor.buffer].data
-            if data is not None and len(data):
-                tensor.buffer = first.setdefault(hashlib.sha256(bytes(data)).digest(), tensor.buffer)
+    for graph in file.graphs():
+        for index, tensor in enumerate(graph.graph.tensors):
+            if data := graph.data(index):
+                tensor.buffer = first.setdefault(hashlib.sha256(data).digest(), tensor.buffer)
 
 
-def _reads_directly(schema: Any, model: Any, graph: Any, index: int, *, convolutions: bool) -> bool:
+def _reads_directly(graph: GraphEditing, index: int, *, convolutions: bool) -> bool:
     """Whether linear layers (and convolutions) alone read a tensor, as their weight."""
-    kinds = [schema.BuiltinOperator.FULLY_CONNECTED, *[schema.BuiltinOperator.CONV_2D] * convolutions]
+    kinds = graph.schema.BuiltinOperator
+    readers = [kinds.FULLY_CONNECTED, *[kinds.CONV_2D] * convolutions]
     return all(
-        model.operatorCodes[operator.opcodeIndex].builtinCode in kinds and operator.inputs[1] == index
-        for operator in _readers(graph, index)
+        graph.file.kind(operator) in readers and operator.inputs[1] == index for operator in graph.readers(index)
     )
 
 
-def _round_rows(schema: Any, model: Any, graph: Any, index: int) -> None:
+def _round_rows(graph: GraphEditing, index: int) -> None:
     """Let LiteRT round what the readers of a weight read as the program does.
 
     CONV_2D rounds image by image. Where it multiplies single pixels XNNPACK takes it as FULLY_CONNECTED, which rounds
     pixel by pixel: it is written as that, so that LiteRT's own kernels do the same.
     """
-    from edgewright.targets.tflite.boundary import find_opcode
-
-    readers, weight = _readers(graph, index), graph.tensors[index]
-    of_pixels = [operator for operator in readers if _takes_pixels(schema, graph, operator)]
+    readers, weight = graph.readers(index), graph.tensor(index)
+    of_pixels = [operator for operator in readers if _takes_pixels(graph, operator)]
     place = index
     if of_pixels and len(of_pixels) < len(readers):  # one weight with two strides
-        weight, place = copy.copy(weight), len(graph.tensors)
-        graph.tensors.append(weight)
+        weight, place = copy.copy(weight), len(graph.graph.tensors)
+        graph.graph.tensors.append(weight)
     for operator in of_pixels:
-        options = schema.FullyConnectedOptionsT()
+        options = graph.schema.FullyConnectedOptionsT()
         options.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
         options.keepNumDims = True
-        operator.builtinOptions, operator.builtinOptionsType = options, schema.BuiltinOptions.FullyConnectedOptions
-        operator.opcodeIndex = find_opcode(schema, model, schema.BuiltinOperator.FULLY_CONNECTED)
+        operator.builtinOptions = options
+        operator.builtinOptionsType = graph.schema.BuiltinOptions.FullyConnectedOptions
+        operator.opcodeIndex = graph.file.opcode("FULLY_CONNECTED")
         operator.inputs = [place if read == index else read for read in operator.inputs]
         weight.shape = [weight.shape[0], weight.shape[-1]]
     for operator in readers:
-        if operator.builtinOptionsType == schema.BuiltinOptions.FullyConnectedOptions:
+        if operator.builtinOptionsType == graph.schema.BuiltinOptions.FullyConnectedOptions:
             operator.builtinOptions.asymmetricQuantizeInputs = True  # as XNNPACK's kernels do unasked
 
 
-def _takes_pixels(schema: Any, graph: Any, operator: Any) -> bool:
+def _takes_pixels(graph: GraphEditing, operator: Any) -> bool:
     """Whether an operator is a CONV_2D with a kernel and strides of 1, over all channels at once."""
-    if operator.builtinOptionsType != schema.BuiltinOptions.Conv2DOptions:
+    if operator.builtinOptionsType != graph.schema.BuiltinOptions.Conv2DOptions:
         return False
-    options, (data, weight) = (
-        operator.builtinOptions,
-        [list(graph.tensors[index].shape) for index in operator.inputs[:2]],
-    )
+    options = operator.builtinOptions
+    data, weight = (list(graph.tensor(index).shape) for index in operator.inputs[:2])
     return weight[1:] == [1, 1, data[-1]] and options.strideH == options.strideW == 1
 
 
-def _readers(graph: Any, index: int) -> list[Any]:
-    return [operator for operator in graph.operators if index in list(operator.inputs)]
-
-
-def _parameters(schema: Any, model: Any, graph: Any, tensor: Any, found: _Found) -> Any:
+def _parameters(graph: GraphEditing, tensor: Any, found: _Found) -> Any:
     """A scale for each output channel; for each block of columns where there are several."""
-    stored, parameters = found.stored, schema.QuantizationParametersT()
+    schema, stored = graph.schema, found.stored
+    parameters = schema.QuantizationParametersT()
     scales = stored.scales.numpy()
     split = [axis for axis, count in enumerate(scales.shape) if count > 1]
     if len(split) == 2:
-        halves = scales.astype(np.float16)
-        values = schema.TensorT()
-        values.shape, values.hasRank, values.type = list(scales.shape), True, schema.TensorType.FLOAT16
-        values.name, values.buffer = tensor.name + b".scales", len(model.buffers)
-        model.buffers.append(_buffer(schema, halves.tobytes()))
-        graph.tensors.append(values)
+        buffer = graph.file.add_buffer(scales.astype(np.float16).tobytes())
+        name, shape = tensor.name + b".scales", list(scales.shape)
         details = schema.BlockwiseQuantizationT()
-        details.scales, details.zeroPoints, details.blockSize = len(graph.tensors) - 1, -1, stored.block[1]
+        details.scales = graph.add_tensor(name, shape, schema.TensorType.FLOAT16, buffer=buffer)
+        details.zeroPoints, details.blockSize = -1, stored.block[1]
         parameters.detailsType = schema.QuantizationDetails.BlockwiseQuantization
         parameters.details, parameters.quantizedDimension = details, 0
         return parameters
@@ -244,12 +214,6 @@ def _parameters(schema: Any, model: Any, graph: Any, tensor: Any, found: _Found)
     parameters.zeroPoint = np.zeros(scales.size, np.int64)
     parameters.quantizedDimension = place + len(tensor.shape) - len(found.channels) if place else 0
     return parameters
-
-
-def _buffer(schema: Any, data: bytes) -> Any:
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(data, np.uint8)
-    return buffer
 
 
 def packed_integers(integers: np.ndarray[Any, Any], bits: int) -> bytes:

@@ -13,32 +13,32 @@ from typing import Any
 
 import numpy as np
 
-from edgewright.targets.tflite.editing import Editing
+from edgewright.targets.tflite.editing import GraphEditing
 
 VERSION = 2  # of MUL, MAXIMUM and MINIMUM: the first with int8
 
 
-def rescale_by_product(editing: Editing, operator: Any) -> list[Any]:
+def rescale_by_product(graph: GraphEditing, operator: Any) -> list[Any]:
     """Given: y = QUANTIZE(x). Result: y = MUL(x, 1)."""
-    return [_product(editing, operator.inputs[0], 1.0, operator.outputs[0])]
+    return [_product(graph, operator.inputs[0], 1.0, operator.outputs[0])]
 
 
-def slope_by_products(editing: Editing, operator: Any) -> list[Any]:
+def slope_by_products(graph: GraphEditing, operator: Any) -> list[Any]:
     """Given: y = LEAKY_RELU(x). Result: y = MAXIMUM(MUL(x, 1), MUL(x, slope)), MINIMUM for slopes above 1."""
     source, result = operator.inputs[0], operator.outputs[0]
     slope = float(operator.builtinOptions.alpha)
     if slope == 0.0:
         return []
-    above, below = editing.like(result, b".above"), editing.like(result, b".below")
-    choice = editing.call("MAXIMUM" if slope <= 1.0 else "MINIMUM", VERSION, [above, below], result)
-    choice.builtinOptionsType = editing.schema.BuiltinOptions.MaximumMinimumOptions
-    choice.builtinOptions = editing.schema.MaximumMinimumOptionsT()
-    return [_product(editing, source, 1.0, above), _product(editing, source, slope, below), choice]
+    above, below = graph.add_like(result, b".above"), graph.add_like(result, b".below")
+    choice = "MAXIMUM" if slope <= 1.0 else "MINIMUM"
+    return [
+        _product(graph, source, 1.0, above),
+        _product(graph, source, slope, below),
+        graph.call(choice, "MaximumMinimumOptions", [above, below], result, version=VERSION),
+    ]
 
 
-def _product(editing: Editing, source: int, factor: float, result: int) -> Any:
+def _product(graph: GraphEditing, source: int, factor: float, result: int) -> Any:
     one = np.array(1 if factor > 0 else -1, np.int8)
-    operator = editing.call("MUL", VERSION, [source, editing.constant(b"factor", one, abs(factor))], result)
-    operator.builtinOptionsType = editing.schema.BuiltinOptions.MulOptions
-    operator.builtinOptions = editing.schema.MulOptionsT()
-    return operator
+    sources = [source, graph.add_constant(b"factor", one, abs(factor))]
+    return graph.call("MUL", "MulOptions", sources, result, version=VERSION)
