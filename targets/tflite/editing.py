@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,14 @@ class Editing:
         buffer.data = np.frombuffer(data, np.uint8)
         self.model.buffers.append(buffer)
         return len(self.model.buffers) - 1
+
+    def share_buffers(self) -> None:
+        """Keep one copy of what several tensors hold: a table that is looked up and multiplied with."""
+        first: dict[bytes, int] = {}
+        for graph in self.graphs():
+            for index, tensor in enumerate(graph.graph.tensors):
+                if data := graph.data(index):
+                    tensor.buffer = first.setdefault(hashlib.sha256(data).digest(), tensor.buffer)
 
     def opcode(self, name: str, version: int = 1) -> int:
         """The place of an operator's code among the model's, stated as of this version at least."""

@@ -71,7 +71,7 @@ def pack_weights(file: Editing, weights: Iterable[StoredIntegers]) -> None:
             got=", ".join(sorted(missing)),
             do="leave their modules out of the step, or deliver to another target",
         )
-    _share_buffers(file)
+    file.share_buffers()
     _state_versions(file)
 
 
@@ -138,15 +138,6 @@ def _state_versions(file: Editing) -> None:
     for place, version in needed.items():
         code = file.model.operatorCodes[place]
         code.version = max(code.version, version)
-
-
-def _share_buffers(file: Editing) -> None:
-    """One copy of what several tensors hold: a table that is looked up and multiplied with."""
-    first: dict[bytes, int] = {}
-    for graph in file.graphs():
-        for index, tensor in enumerate(graph.graph.tensors):
-            if data := graph.data(index):
-                tensor.buffer = first.setdefault(hashlib.sha256(data).digest(), tensor.buffer)
 
 
 def _reads_directly(graph: GraphEditing, index: int, *, convolutions: bool) -> bool:

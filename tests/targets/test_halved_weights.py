@@ -76,6 +76,35 @@ def test_a_factor_beside_a_layer_leaves_its_weight_in_float16(name: str, tmp_pat
     assert sqnr_db(program.run(sample)["output_0"].numpy(), found) > 100
 
 
+def test_the_weights_of_a_large_convolution_are_turned_in_the_file(tmp_path: Path) -> None:
+    try:
+        require_runtime(get_target("tflite"))
+    except ew.EdgewrightError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    sample = {"x": torch.randn(1, 96, 10, 10)}
+    program = ew.capture(Wide().eval(), (sample["x"],))
+    program = ew.compress(program, [{"pass": "quantize", "scheme": "fp16"}]).program
+    artifact = ew.lower(program, "tflite", tmp_path)
+    inspection = get_target("tflite").inspect(artifact)
+    assert not inspection.left_delegate, "a convolution whose weights are computed runs in plain kernels"
+    assert inspection.bytes_by_dtype["float16"] == program.weight_bytes()["float16"]
+    with ew.open(artifact) as session:
+        found = session.run({"x": sample["x"].numpy()})["output_0"]
+    assert sqnr_db(program.run(sample)["output_0"].numpy(), found) > 100
+
+
+class Wide(nn.Module):
+    """More weights than the converter turns itself, read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(96, 96, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x).relu())
+
+
 def test_what_folds_into_no_weight_is_left_alone() -> None:
     def residual(model: Beside, x: Tensor) -> Tensor:
         return x + model.second(F.hardswish(model.first(x) + 1.0))
