@@ -34,9 +34,7 @@ def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None
         write_onnx(program, source, opset=min(opset_for(program, 20), READ), zero_points=False)
         # What convert_model does, without the processes that it starts to report the call to Intel.
         model = openvino.Core().read_model(str(source))
-        # Beside weights in integers, `compress_to_fp16` compresses nothing; and it makes bfloat16 float16.
-        kept = bool(stored_weights(program)) or "bfloat16" in program.weight_bytes()
-        hidden = hide_halves(model) if kept else []
+        hidden = hide_halves(model)
         apply_moc_transformations(model, False)
         restore_halves(model, hidden)
         halve_scales(model)
@@ -57,7 +55,8 @@ def write_ir(program: Program, path: Path, *, whole_masks: bool = False) -> None
             _bound(model, program)
         if _wants_float_activations(program):
             model.set_rt_info("0", list(FLOAT_ACTIVATIONS))
-        openvino.save_model(model, str(path), compress_to_fp16="float16" in program.weight_bytes() and not hidden)
+        # `compress_to_fp16` would round what the program has in float32, too, and make bfloat16 float16.
+        openvino.save_model(model, str(path), compress_to_fp16=False)
     if two_bits:
         state_two_bits(path)
     compact_xml(path, {spec.name for spec in (*program.inputs, *program.outputs)})

@@ -21,6 +21,7 @@ TURNS = {
     2: ((0, 1), (1, 0)),
     3: ((0, 2, 1), (1, 2, 0), (0, 1, 2)),
     4: ((0, 2, 3, 1), (1, 2, 3, 0), (2, 3, 1, 0), (0, 1, 2, 3)),
+    5: ((2, 3, 4, 1, 0), (0, 2, 3, 4, 1), (0, 1, 2, 3, 4)),
 }
 
 ROUNDS_ROWS, FEW_BITS, IN_GROUPS = 12, 13, 14  # versions of FULLY_CONNECTED
@@ -77,8 +78,11 @@ def pack_weights(file: Editing, weights: Iterable[StoredIntegers]) -> None:
 
 def _turned(stored: StoredIntegers) -> Iterable[tuple[bytes, _Found]]:
     integers, floats = stored.integers.numpy(), stored.restored.numpy()
-    for turn in TURNS[integers.ndim]:
-        yield _key(floats.transpose(turn)), _Found(stored, integers.transpose(turn).reshape(-1), turn)
+    window = tuple(range(2, integers.ndim))
+    for flipped in ((), window) if window else ((),):  # a transposed convolution of stride 1 becomes a plain one
+        for turn in TURNS[integers.ndim]:
+            found = _Found(stored, np.flip(integers, flipped).transpose(turn).reshape(-1), turn)
+            yield _key(np.flip(floats, flipped).transpose(turn)), found
 
 
 def _key(values: np.ndarray[Any, Any]) -> bytes:
