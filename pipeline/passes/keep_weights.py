@@ -38,10 +38,15 @@ class KeepWeights:
     A product with a float16 weight is stored in float32, too. Offsets change no weight: there a maximum stands only
     between the weight and factors (those of norms and of attention among them), which the converter also finds behind
     turns of axes.
+
+    Args:
+        also: names of stored weights to keep although their layers read integers: those are restored, and rounded anew
+            by the layer as they come. The converter would make the layer a static one, with integers of its own.
     """
 
     name: ClassVar[str] = "keep-weights"
     runs_after: ClassVar[tuple[str, ...]] = ("convert-floats", "quantize-weights")
+    also: frozenset[str] = frozenset()
 
     def run(self, program: Program, context: Context) -> PassReport:
         guarded: dict[Node, Node] = {}
@@ -49,7 +54,7 @@ class KeepWeights:
         for node in list(program.graph.nodes):
             if node.op != "call_function" or node.target not in WEIGHTS or WEIGHTS[node.target][0] != 1:
                 continue
-            found = _to_guard(program, node)
+            found = _to_guard(program, node, self.also)
             if found is None:
                 continue
             source, (before, after) = node.args[0], found
@@ -65,13 +70,15 @@ class KeepWeights:
         return PassReport(rewrites)
 
 
-def _to_guard(program: Program, layer: Node) -> tuple[bool, bool] | None:
+def _to_guard(program: Program, layer: Node, also: frozenset[str]) -> tuple[bool, bool] | None:
     """Whether what stands before a layer, and what behind, would go into its stored weight; None if it has none."""
     source, weight = layer.args[:2]
     stored = stored_weight(program, weight)
     if stored is not None and stored.is_weight_only:
         reads = isinstance(source, Node) and source.op == "call_function" and source.target not in HARMLESS
         return reads, any(user.target not in HARMLESS and is_floating(user) for user in layer.users)
+    if stored is not None and stored.name in also:
+        return True, True
     if isinstance(weight, Node) and weight.target is aten.to.dtype and _is_constant(weight):
         while isinstance(source, Node) and source.target in PASSED:
             source = source.args[0]

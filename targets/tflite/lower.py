@@ -90,7 +90,7 @@ def _with_float_weights(program: Program) -> Program:
     for rounded in rounded_rows(work):
         rounded.node.replace_all_uses_with(rounded.source)
     work.erase_dead()
-    KeepWeights().run(work, Context())
+    KeepWeights(frozenset(weight.name for weight in stored)).run(work, Context())
     for weight in stored:
         replace_node(weight.node, add_constant(work, f"{weight.name}_restored", weight.restored, weight.node))
     work.erase_dead()

@@ -143,6 +143,20 @@ def test_static_dynamic_and_weight_only_layers_lie_in_one_file(name: str, tmp_pa
     assert sqnr_db(exact, found) >= sqnr_db(exact, graph) - 1.0
 
 
+@pytest.mark.parametrize("name", ["onnx", "openvino", "tflite"])
+def test_a_layer_between_static_ones_is_rounded_as_it_comes(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 32)
+    layers = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32))
+    recipe = [{"pass": "quantize", "scheme": SCHEME, "modules": "2"}, {"pass": "quantize", "scheme": "w8a8"}]
+    program = ew.compress(ew.capture(layers, (x,)), recipe, batches=[(x,)]).program
+    (spec,) = program.inputs
+    with ew.open(ew.lower(program, name, tmp_path)) as session:
+        (found,) = session.run({spec.name: x.numpy()}).values()
+    (wanted,) = program.run({spec.name: x}).values()
+    assert sqnr_db(wanted.numpy(), found) > 40, "a value or two one step off"
+
+
 @pytest.mark.parametrize(
     ("name", "minimum"), [("coreml", None), ("coreml", "iOS==18"), ("tflite", "tflite-runtime==2.14.0")]
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import edgewright as ew
 from edgewright.errors import TargetError
@@ -214,3 +215,33 @@ def test_a_table_that_is_looked_up_and_multiplied_is_right_in_both(target: str, 
     with ew.open(artifact) as session:
         got = session.run({"tokens": tokens.numpy()})["output_0"]
     assert sqnr_db(program.run({"tokens": tokens})["output_0"].numpy(), got) > ROUNDED_ACTIVATIONS_DB
+
+
+LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "over three axes": (nn.Sequential(nn.Conv3d(4, 16, 3), nn.ReLU(), nn.Conv3d(16, 8, 3)), (1, 4, 8, 8, 8)),
+    "transposed": (
+        nn.Sequential(nn.ConvTranspose2d(16, 32, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(32, 16, 3, 1, 1)),
+        (1, 16, 8, 8),
+    ),
+    "over one axis": (nn.Sequential(nn.Conv1d(16, 32, 3), nn.ReLU(), nn.ConvTranspose1d(32, 16, 3)), (1, 16, 40)),
+    "beside a norm": (nn.Sequential(nn.BatchNorm2d(16), nn.Conv2d(16, 32, 3), nn.GroupNorm(4, 32)), (1, 16, 12, 12)),
+}
+
+
+@pytest.mark.parametrize("scheme", ["w8", "w4", "fp16"])
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("target", ["onnx", "openvino", "tflite"])
+def test_convolutions_of_every_kind_compute_the_graph(target: str, name: str, scheme: str, tmp_path: Path) -> None:
+    skip_without(target)
+    torch.manual_seed(0)
+    layers, shape = LAYERS[name]
+    x = torch.randn(shape)
+    program = ew.compress(ew.capture(layers.eval(), (x,)), [{"pass": "quantize", "scheme": scheme}]).program
+    artifact = ew.lower(program, target, tmp_path)
+    stated, found = program.weight_bytes(), get_target(target).inspect(artifact).bytes_by_dtype
+    stored = "float16" if scheme == "fp16" else "int8" if scheme == "w8" else "int4"
+    assert found[stored] == stated[stored] > 0
+    with ew.open(artifact) as session:
+        (got,) = session.run({program.inputs[0].name: x.numpy()}).values()
+    (wanted,) = program.run({program.inputs[0].name: x}).values()
+    assert sqnr_db(wanted.numpy(), got) > 110
