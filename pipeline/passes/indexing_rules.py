@@ -45,11 +45,28 @@ def look_up_bags(
     return sums, None, None, None
 
 
-def pad_with_batch(data: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Rewritten:
-    """pad(x, amounts, "reflect") of one image -> the same of a batch of one."""
-    if mode == "constant" or data.dim() != len(pad) // 2 + 1:
+def pad_by_planes(data: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Rewritten:
+    """pad(x, amounts, "reflect") -> the same of `[n, c, height, width]`, amounts >= 0: LiteRT's kernel is for those.
+
+    Lines get a height of one; volumes are padded in two steps, their planes, then their depth. What a negative amount
+    takes off is sliced off last: the other side may reflect it.
+    """
+    axes = len(pad) // 2
+    if mode != "reflect" or (axes == 2 and data.dim() == 4 and min(pad) >= 0):
         return NotImplemented
-    return F.pad(data.unsqueeze(0), list(pad), mode).squeeze(0)
+    grown = [max(amount, 0) for amount in pad]
+    images = data.flatten(0, -4) if axes == 3 else data.unsqueeze(-2) if axes == 1 else data
+    images = images if images.dim() == 4 else images.unsqueeze(0)
+    padded = F.pad(images, grown[:4] if axes > 1 else [*grown, 0, 0], mode)
+    sizes = list(padded.shape[-min(axes, 2) :])
+    if axes == 3:
+        padded = F.pad(padded.flatten(2).unsqueeze(0), [0, 0, *grown[4:]], mode)
+        sizes.insert(0, padded.shape[2])
+    padded = padded.reshape(*data.shape[:-axes], *sizes)
+    for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), start=1):
+        if min(before, after) < 0:
+            padded = padded.narrow(-axis, max(-before, 0), data.shape[-axis] + before + after)
+    return padded
 
 
 def pad_by_places(data: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Rewritten:

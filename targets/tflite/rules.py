@@ -40,7 +40,7 @@ RULES: Rules = (
     (aten.max_pool2d_with_indices.default, pool_with_places(2)),
     (aten.max_pool3d_with_indices.default, pool_with_places(3)),
     (aten.mm.default, kind.multiply_and_sum),
-    (aten.pad.default, index.pad_with_batch),
+    (aten.pad.default, index.pad_by_planes),
     (aten.reciprocal.default, kind.compute_in_float(torch.reciprocal)),
     (aten.rsqrt.default, kind.keep_poles(torch.rsqrt, math.inf, of_floats=False)),
     (aten.scatter.reduce, scatter.scatter_by_reduction(scatter.reduce_where_found)),

@@ -142,7 +142,22 @@ CASES: dict[str, tuple[Any, Callable[..., Any], tuple[Tensor, ...]]] = {
     "relu of integers": (COREML, torch.relu, (torch.arange(-9, 9),)),
     "sign of 64-bit integers": (TFLITE, torch.sign, (torch.tensor([-(2**40), 0, 3]),)),
     "pad of replicas, negative": (COREML, lambda x: F.pad(x, (-2, 1, 1, -1), mode="replicate"), (normal(1, 2, 4, 5),)),
-    "pad of one image": (TFLITE, lambda x: F.pad(x, (2, 1, 0, 1), mode="reflect"), (normal(2, 4, 5),)),
+    **{
+        f"pad {amounts} of {shape} by reflection": (
+            TFLITE,
+            lambda x, amounts=amounts: F.pad(x, amounts, mode="reflect"),
+            (normal(*shape),),
+        )
+        for shape, amounts in (
+            ((2, 5), (2, 1)),
+            ((2, 3, 5), (2, 1)),
+            ((2, 3, 5), (-1, 4)),
+            ((2, 4, 5), (2, 1, 0, 1)),
+            ((1, 2, 4, 5), (4, -2, -1, -1)),
+            ((2, 5, 4, 6), (2, 1, 3, 1, 0, 4)),
+            ((2, 3, 5, 4, 6), (2, -1, 1, 0, 3, -2)),
+        )
+    },
     "scatter_add": (
         TFLITE,
         lambda x, i, s: x.scatter_add(0, i, s),
