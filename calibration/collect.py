@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,21 +10,20 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from edgewright.calibration.side_by_side import SideBySide
 from edgewright.pipeline.program import Program
 
 
 class _Observing(torch.fx.Interpreter):
-    def __init__(self, program: Program, nodes: Iterable[Node]) -> None:
+    def __init__(self, program: Program, nodes: frozenset[Node]) -> None:
         super().__init__(program.module)
         self.maxima: dict[Node, Tensor] = {}
-        self._nodes = frozenset(nodes)
+        self._nodes = nodes
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
         if n in self._nodes and result.is_floating_point() and result.dim():
-            found = result.detach().abs().reshape(-1, result.shape[-1]).amax(0)
-            known = self.maxima.get(n)
-            self.maxima[n] = found if known is None else torch.maximum(known, found)
+            self.maxima[n] = result.detach().abs().reshape(-1, result.shape[-1]).amax(0)
         return result
 
 
@@ -56,8 +56,16 @@ def _around_layers(program: Program) -> Iterator[Node]:
 
 
 def _collect(program: Program, batches: Sequence[Mapping[str, Tensor]], nodes: Iterable[Node]) -> dict[str, Tensor]:
-    interpreter = _Observing(program, nodes)
-    with torch.no_grad():
-        for batch in batches:
-            interpreter.run(*(batch[spec.name] for spec in program.inputs))
-    return {node.name: found for node, found in interpreter.maxima.items()}
+    maxima: dict[str, Tensor] = {}
+    lock, observed = threading.Lock(), frozenset(nodes)
+
+    def run(batch: Mapping[str, Tensor]) -> None:
+        interpreter = _Observing(program, observed)
+        interpreter.run(*(batch[spec.name] for spec in program.inputs))
+        with lock:  # the largest of all is the same in any order
+            for node, found in interpreter.maxima.items():
+                known = maxima.get(node.name)
+                maxima[node.name] = found if known is None else torch.maximum(known, found)
+
+    SideBySide().run(run, batches)
+    return maxima

@@ -11,6 +11,7 @@ import typer
 
 from edgewright import __version__
 from edgewright.errors import EdgewrightError
+from edgewright.pipeline.collector import collect_seldom
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +28,7 @@ app = typer.Typer(
 def main() -> NoReturn:
     """Run the command line; errors of ours are printed as they are, without a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
+    collect_seldom()
     try:
         app()
         raise SystemExit(0)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgewright.pipeline.collector import collect_seldom
 from edgewright.pipeline.jobs import LOG
 from edgewright.pipeline.worker import die_with_parent, main
 from edgewright.targets import get_target
@@ -95,12 +96,15 @@ def import_ahead(imports: Callable[[], None]) -> None:
 
 def preload() -> None:
     """What every job needs."""
-    import torch._dynamo  # noqa: F401  (the first fake tensor imports it)
+    import torch._dynamo  # the first fake tensor imports it
+    import torch._functorch.aot_autograd  # and the first decomposition this
+    import torch.export._trace  # noqa: F401
 
     import edgewright.pipeline.deliver  # noqa: F401
 
 
 if __name__ == "__main__":
+    collect_seldom()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     channel = os.dup(1)

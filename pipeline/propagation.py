@@ -31,16 +31,15 @@ def propagate(graph: Graph, example: Sequence[Tensor], read: Callable[[Node], Te
             if node.op == "call_function":
                 _call(node)
             else:
-                tensor = next(given) if node.op == "placeholder" else read(node)
-                node.meta["val"] = mode.from_tensor(tensor.detach(), static_shapes=True)
-                node.meta[KNOWN] = ""
+                _take(node, next(given) if node.op == "placeholder" else read(node), mode)
     raise ValueError("the graph returns nothing")
 
 
 def mark_propagated(graph: Graph) -> None:
     """Take the fake tensors that a graph has, all of one mode, for what `propagate` would give."""
     for node in graph.nodes:
-        node.meta[KNOWN] = _origin(node) if node.op == "call_function" else ""
+        if node.op != "output":
+            node.meta[KNOWN] = _origin(node) if node.op == "call_function" else _form(node.meta["val"])
 
 
 def _mode_of(graph: Graph) -> FakeTensorMode:
@@ -54,6 +53,13 @@ def _mode_of(graph: Graph) -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
+def _take(node: Node, tensor: Tensor, mode: FakeTensorMode) -> None:
+    form = _form(tensor)
+    if node.meta.get(KNOWN) != form or node.meta["val"].fake_mode is not mode:
+        node.meta["val"] = mode.from_tensor(tensor.detach(), static_shapes=True)
+        node.meta[KNOWN] = form
+
+
 def _call(node: Node) -> None:
     origin = _origin(node)
     if node.meta.get(KNOWN) != origin:
@@ -61,6 +67,10 @@ def _call(node: Node) -> None:
         operation: Any = node.target
         node.meta["val"] = operation(*args, **kwargs)
         node.meta[KNOWN] = origin
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)} {tensor.stride()}"
 
 
 def _origin(node: Node) -> str:

@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 from edgewright.errors import EdgewrightError
+from edgewright.pipeline.collector import collect_seldom
 
 JOBS = {
     "deliver": "edgewright.pipeline.deliver:run_delivery",
@@ -53,4 +54,5 @@ def _fail(folder: Path, message: str, refusals: list[dict[str, str]]) -> None:
 
 
 if __name__ == "__main__":
+    collect_seldom()
     raise SystemExit(main(Path(sys.argv[-1])))

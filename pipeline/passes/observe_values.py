@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from edgewright.calibration.extremes import Averages, Extremes
 from edgewright.calibration.histogram import Histogram
 from edgewright.calibration.observers import BEST, CANDIDATES, OBSERVERS, PERCENT, make_observer
 from edgewright.calibration.ranges import Levels
+from edgewright.calibration.side_by_side import SideBySide
 from edgewright.calibration.statistics import State, StatisticsFile, ValueStatistics
 from edgewright.errors import CalibrationError
 from edgewright.pipeline.passes.graph import aten, module_path, value_of
@@ -57,6 +59,7 @@ class PerTensorObserver(UniformQuantizationObserverBase):  # type: ignore[misc] 
     Attributes:
         candidates: of "best": what `choose_ranges.py` chooses from, by name.
         rounding: None while values are taken in; later whether they are given out as their encoding has them.
+        samples: those that run at once, whose values are taken in in their order.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class PerTensorObserver(UniformQuantizationObserverBase):  # type: ignore[misc] 
         self.bounds = UNBOUNDED
         self.constant = False
         self.rounding: bool | None = None
+        self.samples: SideBySide | None = None
         self._encoding: tuple[Tensor, Tensor] | None = None
 
     def forward(self, values: Tensor) -> Tensor:
@@ -89,8 +93,9 @@ class PerTensorObserver(UniformQuantizationObserverBase):  # type: ignore[misc] 
             limits = (self.quant_min, self.quant_max)
             return torch.fake_quantize_per_tensor_affine(values, float(scale), int(zero_point), *limits)
         self._encoding = None
-        if not self.found.update(values if self.bounds == UNBOUNDED else values.clamp(*self.bounds)):
-            raise _not_finite(self.nodes)
+        with self.samples.turn(self) if self.samples else nullcontext():
+            if not self.found.update(values if self.bounds == UNBOUNDED else values.clamp(*self.bounds)):
+                raise _not_finite(self.nodes)
         return values
 
     def choose(self, name: str) -> None:
@@ -188,9 +193,14 @@ def calibrate(
         for observer in computed:
             observer.load(known[observer.value])
         return observers
-    with torch.no_grad():
-        for batch in batches:
-            prepared(*batch)
+    samples = SideBySide(prepared.get_submodule(node.target) for node in prepared.graph.find_nodes(op="call_module"))
+    for observer in computed:
+        observer.samples = samples
+    try:
+        samples.run(lambda batch: prepared(*batch), batches)
+    finally:
+        for observer in computed:
+            observer.samples = None
     if saved:
         saved.write(known | {observer.value: observer.found.state() for observer in computed})
     return observers

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 import edgewright as ew
-from edgewright.calibration.observers import OBSERVERS
+from edgewright.calibration.observers import BEST, OBSERVERS
 from edgewright.errors import CalibrationError, RecipeError
 from edgewright.pipeline.capture import capture
 from edgewright.pipeline.metrics import sqnr_by_output, sqnr_db
@@ -76,6 +76,16 @@ def images(count: int = 4, channels: int = 3) -> list[Batch]:
 
 
 # Encodings
+
+
+@pytest.mark.parametrize("observer", [BEST, *OBSERVERS])
+def test_samples_that_run_side_by_side_give_the_same_encodings(observer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = Net(lambda net, x: torch.cat([x, net.conv(x)]), conv=nn.Conv2d(3, 3, 3, padding=1)), images(24)
+    found = []
+    for times in (1, 2):
+        monkeypatch.setattr("os.cpu_count", lambda times=times: times * torch.get_num_threads())
+        found.append(compress(model, batches, observer=observer).digest())
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", SMALL)
