@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 
-NEW_OBJECTS = 50_000  # before the youngest are looked at; Python's own 700 are a fifth of the time of PyTorch's imports
+NEW_OBJECTS = 10_000  # before the youngest are looked at; Python's own 700 are a fifth of the time of PyTorch's imports
 
 
 def collect_seldom() -> None:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgewright.pipeline.collector import collect_seldom
 from edgewright.pipeline.jobs import LOG
 from edgewright.pipeline.worker import die_with_parent, main
 from edgewright.targets import get_target
@@ -104,7 +103,6 @@ def preload() -> None:
 
 
 if __name__ == "__main__":
-    collect_seldom()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     channel = os.dup(1)
