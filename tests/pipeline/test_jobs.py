@@ -246,9 +246,11 @@ def test_a_hanging_converter_ends_at_timeout_and_the_export_goes_on(
 
 def started_export(release: Tiny, out: Path) -> subprocess.Popen[str]:
     """An export in a process group of its own, brought to where its converters work (and will for an hour)."""
-    command = [sys.executable, "-c", "from edgewright.pipeline.cli import main; main()"]
+    # A shell's background job, such as a CI run may be, and all below it ignore Ctrl-C.
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = f"{hears}; from edgewright.pipeline.cli import main; main()"
     process = subprocess.Popen(
-        [*command, "export", str(release.file), "--out", str(out)],
+        [sys.executable, "-c", command, "export", str(release.file), "--out", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
